@@ -1,0 +1,86 @@
+package fetcher
+
+import (
+	"errors"
+	"fmt"
+	"time"
+)
+
+// What a person must mend. A Source or Authority wraps these with the request
+// they answer; errors.Is tells them apart.
+var (
+	// ErrGated: the repository's conditions were not accepted by this token's
+	// account, or no token was given.
+	ErrGated = errors.New("repository is gated")
+	// ErrNotFound: the repository does not exist, or is private and this
+	// credential may not see it; the Hub does not say which.
+	ErrNotFound = errors.New("repository is private or does not exist")
+	// ErrRevisionNotFound: the repository has no such branch, tag or commit.
+	ErrRevisionNotFound = errors.New("revision does not exist")
+	// ErrEntryNotFound: the revision has no such file.
+	ErrEntryNotFound = errors.New("file does not exist at this revision")
+	// ErrBadToken: the token is not valid.
+	ErrBadToken = errors.New("token is not valid")
+	// ErrForbidden: the token is valid and lacks the permission.
+	ErrForbidden = errors.New("token lacks permission")
+	// ErrMalformed: an answer makes no sense (a path that leaves the
+	// repository, a digest that is none).
+	ErrMalformed = errors.New("malformed answer")
+)
+
+// Denied reports whether err says that a credential may not read a repository.
+func Denied(err error) bool {
+	return errors.Is(err, ErrGated) || errors.Is(err, ErrNotFound) ||
+		errors.Is(err, ErrBadToken) || errors.Is(err, ErrForbidden)
+}
+
+// RateLimitedError says that the far end asks us to wait. It is transient, and it
+// never means that the far end cannot be reached.
+type RateLimitedError struct {
+	RetryAfter time.Duration
+	Err        error
+}
+
+func (e *RateLimitedError) Error() string {
+	return fmt.Sprintf("rate limited for %s: %v", e.RetryAfter.Round(time.Second), e.Err)
+}
+
+func (e *RateLimitedError) Unwrap() error { return e.Err }
+
+// UnreachableError says that the far end gave no answer that means anything: no
+// connection, a broken one, a stall, or a 5xx. It is transient.
+type UnreachableError struct{ Err error }
+
+func (e *UnreachableError) Error() string { return e.Err.Error() }
+
+func (e *UnreachableError) Unwrap() error { return e.Err }
+
+// Transient reports whether time alone may mend err.
+func Transient(err error) bool {
+	var limited *RateLimitedError
+	return errors.As(err, &limited) || Unreachable(err)
+}
+
+// Unreachable reports whether err says that the far end cannot be reached.
+func Unreachable(err error) bool {
+	var e *UnreachableError
+	return errors.As(err, &e)
+}
+
+// MismatchError says that bytes did not hash to the Digest they were asked for.
+type MismatchError struct {
+	File   File
+	Got    Digest // zero if the content was refused for another reason
+	Source string // the Source that gave the bytes
+	Err    error  // ErrCollision, or nil
+}
+
+func (e *MismatchError) Error() string {
+	what := e.Got.String()
+	if e.Err != nil {
+		what = e.Err.Error()
+	}
+	return fmt.Sprintf("%s from %s does not match its digest: want %s, got %s", e.File.Path, e.Source, e.File.Digest, what)
+}
+
+func (e *MismatchError) Unwrap() error { return e.Err }

@@ -1,0 +1,156 @@
+package fetcher
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"unicode/utf8"
+)
+
+// Path is a file's path inside a repository: relative, slash-separated, safe to
+// join below any directory. The zero Path names nothing.
+type Path struct{ s string }
+
+// Limits on a Path, in bytes: Linux's NAME_MAX for a component, and a total that
+// leaves room for the cache directory before PATH_MAX (4096).
+const (
+	maxPath      = 3072
+	maxComponent = 255
+)
+
+// ParsePath reads a path as the Hub lists it. It refuses what could leave the
+// directory it is joined to or name something else there: absolute paths, empty,
+// "." and ".." components, NUL and other control characters, text that is not
+// UTF-8, components named ".git" in any case or longer than 255 bytes.
+func ParsePath(s string) (Path, error) {
+	bad := ""
+	switch {
+	case s == "" || len(s) > maxPath:
+		bad = fmt.Sprintf("must have 1 to %d bytes", maxPath)
+	case !utf8.ValidString(s):
+		bad = "is not UTF-8"
+	case strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f }):
+		bad = "has a control character"
+	}
+	for _, part := range strings.Split(s, "/") {
+		switch {
+		case part == "" || part == "." || part == "..":
+			bad = "must be relative, without empty, \".\" or \"..\" parts"
+		case len(part) > maxComponent:
+			bad = fmt.Sprintf("has a part longer than %d bytes", maxComponent)
+		case strings.EqualFold(part, ".git"):
+			bad = "has a part named .git"
+		}
+	}
+	if bad != "" {
+		return Path{}, fmt.Errorf("file path %q %s", s[:min(len(s), maxComponent)], bad)
+	}
+	return Path{s}, nil
+}
+
+// String returns the path as the Hub lists it.
+func (p Path) String() string { return p.s }
+
+// IsZero reports whether p names nothing.
+func (p Path) IsZero() bool { return p.s == "" }
+
+// MarshalText returns the path.
+func (p Path) MarshalText() ([]byte, error) { return []byte(p.s), nil }
+
+// UnmarshalText reads what ParsePath reads.
+func (p *Path) UnmarshalText(b []byte) (err error) {
+	*p, err = ParsePath(string(b))
+	return err
+}
+
+// File is one entry of a Manifest.
+type File struct {
+	Path   Path   `json:"path"`
+	Size   int64  `json:"size"` // bytes
+	Digest Digest `json:"digest"`
+	// OID is the git object name that the Hub lists, in hex: the Digest's sum
+	// for a file kept in git, that of the LFS pointer otherwise. Hub caches
+	// record it (trees/<commit>.json, "blob_id"). It proves nothing.
+	OID string `json:"oid,omitempty"`
+	// XetHash is the file's Xet hash, 64 hex digits, where the Hub tells it.
+	XetHash string `json:"xetHash,omitempty"`
+}
+
+// Manifest is the complete list of a Revision's files, in order of path, and the
+// Authority that said so.
+type Manifest struct {
+	Revision  Revision `json:"revision"`
+	Authority string   `json:"authority"`
+	Files     []File   `json:"files"`
+}
+
+// NewManifest sorts files and checks what no single entry shows: no path twice,
+// none that is both a file and a directory, sizes that make sense, one size a
+// Digest.
+func NewManifest(rev Revision, authority string, files []File) (*Manifest, error) {
+	m := &Manifest{rev, authority, slices.Clone(files)}
+	slices.SortFunc(m.Files, func(a, b File) int { return strings.Compare(a.Path.s, b.Path.s) })
+	return m, m.Check()
+}
+
+// Check reports what is wrong with m, if anything: the rules of NewManifest, and
+// no zero value anywhere.
+func (m *Manifest) Check() error {
+	if m.Revision.Repo.IsZero() || m.Revision.Commit.IsZero() || m.Authority == "" {
+		return errors.New("manifest without a revision or an authority")
+	}
+	sizes := map[Digest]int64{}
+	dirs := map[string]bool{}
+	var total int64
+	for i, f := range m.Files {
+		size, known := sizes[f.Digest]
+		switch {
+		case f.Path.IsZero() || f.Digest.IsZero():
+			return fmt.Errorf("manifest of %s: entry %d without a path or a digest", m.Revision, i)
+		case f.Size < 0 || total+f.Size < total:
+			return fmt.Errorf("manifest of %s: %s: size %d bytes is not possible", m.Revision, f.Path, f.Size)
+		case i > 0 && m.Files[i-1].Path.s >= f.Path.s:
+			return fmt.Errorf("manifest of %s: %s is listed twice or out of order", m.Revision, f.Path)
+		case known && size != f.Size:
+			return fmt.Errorf("manifest of %s: %s: %s listed with sizes %d and %d bytes", m.Revision, f.Path, f.Digest, size, f.Size)
+		}
+		total += f.Size
+		sizes[f.Digest] = f.Size
+		for j, c := range f.Path.s {
+			if c == '/' {
+				dirs[f.Path.s[:j]] = true
+			}
+		}
+	}
+	for _, f := range m.Files {
+		if dirs[f.Path.s] {
+			return fmt.Errorf("manifest of %s: %s is both a file and a directory", m.Revision, f.Path)
+		}
+	}
+	return nil
+}
+
+// Select returns m with only the files that keep lets through.
+func (m *Manifest) Select(keep Filter) *Manifest {
+	sel := &Manifest{Revision: m.Revision, Authority: m.Authority}
+	for _, f := range m.Files {
+		if keep.Match(f.Path) {
+			sel.Files = append(sel.Files, f)
+		}
+	}
+	return sel
+}
+
+// Bytes returns the sum of the files' sizes, each Digest counted once.
+func (m *Manifest) Bytes() int64 {
+	var sum int64
+	seen := map[Digest]bool{}
+	for _, f := range m.Files {
+		if !seen[f.Digest] {
+			seen[f.Digest] = true
+			sum += f.Size
+		}
+	}
+	return sum
+}
