@@ -1,0 +1,9 @@
+package mount_test
+
+import (
+	"testing"
+
+	"github.com/ballast-csi/ballast/csi/mount/mounttest"
+)
+
+func TestMain(m *testing.M) { mounttest.Main(m) }

@@ -1,0 +1,332 @@
+package mount_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ballast-csi/ballast/csi/mount"
+	"github.com/ballast-csi/ballast/csi/mount/mounttest"
+)
+
+const view = "views/v1/root"
+
+// cache is a cache directory with one View, and a place for targets. Both are in one
+// file system of their own, so that nothing here depends on the machine's.
+type cache struct {
+	*mount.Mounter
+	dir, target string
+}
+
+func newCache(t *testing.T) *cache {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "cache")
+	for _, d := range []string{"empty", view + "/sub"} {
+		must(t, os.MkdirAll(filepath.Join(dir, d), 0o755))
+	}
+	must(t, os.WriteFile(filepath.Join(dir, view, "config.json"), []byte("{}"), 0o444))
+	must(t, os.WriteFile(filepath.Join(dir, view, "sub/weights"), []byte("weights"), 0o444))
+	pod := filepath.Join(t.TempDir(), "pod")
+	must(t, os.Mkdir(pod, 0o750))
+	m, err := mount.New(mount.Config{CacheDir: dir})
+	must(t, err)
+	c := &cache{m, dir, filepath.Join(pod, "mount")}
+	t.Cleanup(func() { _ = unix.Unmount(c.target, unix.MNT_DETACH) })
+	return c
+}
+
+func (c *cache) spec() mount.Spec {
+	return mount.Spec{View: view, Empty: "empty", Source: mount.Source("vol", c.target), Target: c.target}
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestOverlayShowsTheViewAndMountinfoNamesTheVolume(t *testing.T) {
+	c := newCache(t)
+	must(t, c.Mount(c.spec()))
+
+	got, err := os.ReadFile(filepath.Join(c.target, "sub/weights"))
+	must(t, err)
+	if string(got) != "weights" {
+		t.Errorf("read %q through the mount", got)
+	}
+	info, found, err := c.Lookup(c.target)
+	must(t, err)
+	if !found || info.FSType != "overlay" || info.Source != mount.Source("vol", c.target) || !info.ReadOnly || !info.SuperReadOnly {
+		t.Errorf("Lookup = %+v, %v", info, found)
+	}
+	var st unix.Statfs_t
+	must(t, unix.Statfs(c.target, &st))
+	if want := int64(unix.ST_RDONLY | unix.ST_NOSUID | unix.ST_NODEV); st.Flags&want != want {
+		t.Errorf("mount flags %#x, want all of %#x", st.Flags, want)
+	}
+
+	must(t, c.Unmount(c.target))
+	if _, found, err := c.Lookup(c.target); found || err != nil {
+		t.Errorf("after Unmount: Lookup = %v, %v", found, err)
+	}
+	if _, err := os.Lstat(c.target); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("after Unmount the target is still there: %v", err)
+	}
+}
+
+// write tries each way of changing what is below dir, and returns those that worked.
+func write(dir string) (worked []string) {
+	try := func(name string, err error) {
+		if !errors.Is(err, unix.EROFS) {
+			worked = append(worked, name)
+		}
+	}
+	file := filepath.Join(dir, "config.json")
+	f, err := os.OpenFile(file, os.O_WRONLY, 0)
+	if err == nil {
+		f.Close()
+	}
+	try("open", err)
+	try("create", os.WriteFile(filepath.Join(dir, "new"), nil, 0o644))
+	try("chmod", os.Chmod(file, 0o777))
+	try("rename", os.Rename(file, filepath.Join(dir, "renamed")))
+	try("remove", os.Remove(filepath.Join(dir, "renamed")))
+	return worked
+}
+
+func TestNoRemountMakesTheOverlayWritable(t *testing.T) {
+	c := newCache(t)
+	must(t, c.Mount(c.spec()))
+	for name, flags := range map[string]uintptr{
+		"superblock": unix.MS_REMOUNT,
+		"this mount": unix.MS_REMOUNT | unix.MS_BIND, // what runc 1.2 does when it is asked for rw
+	} {
+		err := unix.Mount("", c.target, "", flags, "")
+		if flags == unix.MS_REMOUNT && err == nil {
+			t.Errorf("remount of the %s as rw was not refused", name)
+		}
+		if worked := write(c.target); worked != nil {
+			t.Errorf("after a remount of the %s as rw these worked: %v", name, worked)
+		}
+	}
+	got, err := os.ReadFile(filepath.Join(c.dir, view, "config.json"))
+	must(t, err)
+	if string(got) != "{}" {
+		t.Errorf("the cache now holds %q", got)
+	}
+}
+
+// Why the overlay is there: a read-only bind is a flag that root in the mount's
+// namespace clears.
+func TestBindIsReadOnlyUntilSomeoneWhoMayRemountsIt(t *testing.T) {
+	c := newCache(t)
+	spec := c.spec()
+	spec.Bind, spec.Empty = true, ""
+	must(t, c.Mount(spec))
+	if worked := write(c.target); worked != nil {
+		t.Fatalf("through a read-only bind these worked: %v", worked)
+	}
+	info, found, err := c.Lookup(c.target)
+	must(t, err)
+	if !found || info.View != view || !info.ReadOnly || info.SuperReadOnly {
+		t.Errorf("Lookup = %+v, %v", info, found)
+	}
+	must(t, unix.Mount("", c.target, "", unix.MS_REMOUNT|unix.MS_BIND, ""))
+	if worked := write(c.target); worked == nil {
+		t.Error("a bind remounted rw is still read-only: then the overlay is not needed")
+	}
+	must(t, c.Unmount(c.target))
+}
+
+func TestLookupDoesNotTakeAnotherBindForAView(t *testing.T) {
+	c := newCache(t)
+	must(t, os.Mkdir(c.target, 0o750))
+	for _, source := range []string{c.dir, t.TempDir(), filepath.Dir(c.dir)} {
+		must(t, unix.Mount(source, c.target, "", unix.MS_BIND, ""))
+		info, found, err := c.Lookup(c.target)
+		must(t, err)
+		if !found || info.View != "" {
+			t.Errorf("bind of %s: Lookup = %+v, %v", source, info, found)
+		}
+		must(t, unix.Unmount(c.target, 0))
+	}
+}
+
+func TestLayersOutsideTheCacheAreRefused(t *testing.T) {
+	c := newCache(t)
+	outside := t.TempDir()
+	at := func(p string) string { return filepath.Join(c.dir, p) }
+	must(t, os.Symlink(outside, at("link")))
+	must(t, os.Symlink("v1", at("views/alias")))
+	must(t, unix.Mkfifo(at("fifo"), 0o600))
+	must(t, os.WriteFile(at("file"), nil, 0o600))
+	must(t, os.Mkdir(at("elsewhere"), 0o755))
+	must(t, unix.Mount("tmpfs", at("elsewhere"), "tmpfs", 0, ""))
+	defer func() { _ = unix.Unmount(at("elsewhere"), 0) }()
+
+	for _, layer := range []string{
+		"", ".", "./", "..", "../cache/" + view, "views/../../cache/" + view, outside, "/etc", at(view),
+		"link", "link/x", "views/alias/root", "fifo", "file", "absent", "elsewhere", view + "/config.json", "views/v1/root\x00",
+	} {
+		for _, bind := range []bool{false, true} {
+			spec := c.spec()
+			spec.View, spec.Bind = layer, bind
+			if err := c.Mount(spec); err == nil {
+				t.Errorf("View %q, bind %v was mounted", layer, bind)
+				must(t, c.Unmount(c.target))
+			}
+		}
+		spec := c.spec()
+		spec.Empty = layer
+		if err := c.Mount(spec); err == nil {
+			t.Errorf("Empty %q was mounted", layer)
+			must(t, c.Unmount(c.target))
+		}
+	}
+	if _, err := os.Lstat(c.target); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a refused mount left its target: %v", err)
+	}
+}
+
+func TestMountRefusesABadTarget(t *testing.T) {
+	c := newCache(t)
+	elsewhere := t.TempDir()
+	parent := filepath.Dir(c.target)
+	at := func(p string) string { return filepath.Join(parent, p) }
+	must(t, os.Symlink(elsewhere, at("link")))
+	must(t, os.WriteFile(at("file"), nil, 0o600))
+	must(t, unix.Mkfifo(at("fifo"), 0o600))
+	must(t, os.MkdirAll(at("full/x"), 0o700))
+	for _, target := range []string{
+		"", "relative", "/", at("a") + "/", parent + "/a/../b", at("absent/mount"), at("link"), at("file"), at("fifo"), at("full"), at("a\x00b"),
+	} {
+		spec := c.spec()
+		spec.Target = target
+		if err := c.Mount(spec); err == nil {
+			t.Errorf("target %q was mounted on", target)
+		}
+	}
+	if names, err := os.ReadDir(elsewhere); err != nil || len(names) != 0 {
+		t.Errorf("through the link: %v, %v", names, err)
+	}
+}
+
+func TestMountDoesNotHideAnotherMount(t *testing.T) {
+	c := newCache(t)
+	must(t, c.Mount(c.spec()))
+	if err := c.Mount(c.spec()); !errors.Is(err, mount.ErrMounted) {
+		t.Errorf("second Mount = %v, want ErrMounted", err)
+	}
+	must(t, c.Unmount(c.target))
+}
+
+func TestUnmountRemovesNothingButAnEmptyDirectory(t *testing.T) {
+	c := newCache(t)
+	precious := t.TempDir()
+	parent := filepath.Dir(c.target)
+	at := func(p string) string { return filepath.Join(parent, p) }
+	must(t, os.WriteFile(filepath.Join(precious, "file"), nil, 0o600))
+	must(t, os.Symlink(precious, at("link")))
+	must(t, os.WriteFile(at("file"), nil, 0o600))
+	must(t, os.MkdirAll(at("full/x"), 0o700))
+	must(t, os.Mkdir(at("empty"), 0o700))
+
+	for _, target := range []string{at("empty"), at("empty"), at("never/was")} {
+		if err := c.Unmount(target); err != nil {
+			t.Errorf("Unmount(%s) = %v", target, err)
+		}
+	}
+	for _, target := range []string{at("link"), at("file"), at("full"), "relative", "/", parent + "/x/.."} {
+		err := c.Unmount(target)
+		if err == nil || !strings.Contains(err.Error(), target) {
+			t.Errorf("Unmount(%q) = %v, want an error that names it", target, err)
+		}
+	}
+	for _, kept := range []string{at("link"), at("file"), at("full/x"), filepath.Join(precious, "file")} {
+		if _, err := os.Lstat(kept); err != nil {
+			t.Errorf("Unmount removed it: %v", err)
+		}
+	}
+}
+
+func TestUnmountDoesNotUnmountThroughALink(t *testing.T) {
+	c := newCache(t)
+	must(t, c.Mount(c.spec()))
+	link := filepath.Join(filepath.Dir(c.target), "link")
+	must(t, os.Symlink(c.target, link))
+	if err := c.Unmount(link); err == nil {
+		t.Error("Unmount of a link to a mount succeeded")
+	}
+	if _, found, err := c.Lookup(c.target); !found || err != nil {
+		t.Errorf("the mount behind the link: %v, %v", found, err)
+	}
+}
+
+func TestUnmountOfAMountInUseSaysSo(t *testing.T) {
+	c := newCache(t)
+	must(t, c.Mount(c.spec()))
+	f, err := os.Open(filepath.Join(c.target, "config.json"))
+	must(t, err)
+	if err := c.Unmount(c.target); !errors.Is(err, unix.EBUSY) {
+		t.Errorf("Unmount with a file open = %v, want EBUSY", err)
+	}
+	must(t, f.Close())
+	must(t, c.Unmount(c.target))
+}
+
+func TestLookupSeesThroughLinksBeforeTheTargetAndOddNames(t *testing.T) {
+	c := newCache(t)
+	odd := filepath.Join(t.TempDir(), "a b\t\\040\nc#d")
+	must(t, os.Mkdir(odd, 0o755))
+	link := filepath.Join(t.TempDir(), "kubelet")
+	must(t, os.Symlink(odd, link))
+	spec := c.spec()
+	spec.Target = filepath.Join(link, "mount")
+	spec.Source = mount.Source("vol", spec.Target)
+	must(t, c.Mount(spec))
+	for _, target := range []string{spec.Target, filepath.Join(odd, "mount")} {
+		info, found, err := c.Lookup(target)
+		if err != nil || !found || info.Source != spec.Source {
+			t.Errorf("Lookup(%q) = %+v, %v, %v", target, info, found, err)
+		}
+	}
+	if _, found, err := c.Lookup(filepath.Join(link, "absent", "mount")); found || err != nil {
+		t.Errorf("Lookup below an absent directory = %v, %v", found, err)
+	}
+	must(t, c.Unmount(spec.Target))
+}
+
+func TestOverlayErrorSaysWhichStepFailed(t *testing.T) {
+	c := newCache(t)
+	spec := c.spec()
+	spec.Empty = spec.View // one directory twice: the kernel refuses it
+	err := c.Mount(spec)
+	if err == nil {
+		must(t, c.Unmount(c.target))
+		t.Skip("this kernel accepts one directory as both layers")
+	}
+	if !strings.Contains(err.Error(), "fsconfig create") || !strings.Contains(err.Error(), view) {
+		t.Errorf("error %q names neither the step nor the View", err)
+	}
+	t.Log(err)
+}
+
+func TestTestsRunInANamespaceOfTheirOwn(t *testing.T) {
+	self, err := os.Readlink("/proc/self/ns/mnt")
+	must(t, err)
+	parent, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/mnt", os.Getppid()))
+	switch {
+	case err != nil && mounttest.UserNamespace():
+		t.Skipf("from a user namespace the parent's cannot be read: %v", err)
+	case err != nil:
+		t.Fatal(err)
+	case self == parent:
+		t.Error("these tests mount in their parent's namespace")
+	}
+}

@@ -1,0 +1,191 @@
+package mount
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Info is one line of mountinfo (proc_pid_mountinfo(5)), with its escapes undone.
+type Info struct {
+	ID       string // the mount's number
+	Device   string // major:minor of the superblock
+	Root     string // the mounted directory's path in its file system
+	Target   string // where it is mounted
+	FSType   string
+	Source   string // for a Ballast overlay: Source(volume id, target)
+	ReadOnly bool   // the superblock or this mount of it is read-only
+	// SuperReadOnly: the superblock is, so that no remount of one mount can undo it.
+	SuperReadOnly bool
+	// View is set by Lookup for a bind of a directory of the cache: that directory,
+	// relative to the cache directory.
+	View string
+}
+
+const mountinfoPath = "/proc/self/mountinfo"
+
+// Lookup returns what is mounted on target: the uppermost if there are several, as
+// mountinfo says. No file system is asked, so a hung one cannot hang it.
+func (m *Mounter) Lookup(target string) (Info, bool, error) {
+	dir, base, err := splitTarget(target)
+	if err != nil {
+		return Info{}, false, err
+	}
+	// mountinfo shows paths without links, and kubelet's directory is often behind one.
+	dir, err = filepath.EvalSymlinks(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return Info{}, false, nil
+	}
+	if err != nil {
+		return Info{}, false, fmt.Errorf("look up mount on %s: %w", target, err)
+	}
+	mounts, err := mounts()
+	if err != nil {
+		return Info{}, false, fmt.Errorf("look up mount on %s: %w", target, err)
+	}
+	info, found := on(mounts, filepath.Join(dir, base))
+	if found && info.Root != "/" {
+		info.View = m.view(mounts, info)
+	}
+	return info, found, nil
+}
+
+// on returns the mount that covers target: the last one in the list.
+func on(mounts []Info, target string) (Info, bool) {
+	for _, info := range slices.Backward(mounts) {
+		if info.Target == target {
+			return info, true
+		}
+	}
+	return Info{}, false
+}
+
+// view returns the path of the directory that info mounts, relative to the cache
+// directory, or "" if it is not beneath it.
+func (m *Mounter) view(mounts []Info, info Info) string {
+	cache, err := filepath.EvalSymlinks(m.cacheDir)
+	if err != nil {
+		return ""
+	}
+	for dir := cache; ; dir = filepath.Dir(dir) {
+		holder, found := on(mounts, dir)
+		if !found && dir != "/" {
+			continue
+		}
+		if !found || holder.Device != info.Device {
+			return ""
+		}
+		below := strings.TrimPrefix(cache, dir) // of the mount that holds the cache
+		rel, err := filepath.Rel(filepath.Join(holder.Root, below), info.Root)
+		if err != nil || rel == "." || !filepath.IsLocal(rel) {
+			return ""
+		}
+		return rel
+	}
+}
+
+func mounts() ([]Info, error) {
+	f, err := os.Open(mountinfoPath)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return parse(f)
+}
+
+// parse reads mountinfo. A line it cannot read is an error: whoever asks is about to
+// decide that something is not mounted.
+func parse(r io.Reader) ([]Info, error) {
+	var mounts []Info
+	lines := bufio.NewReader(r) // not a Scanner: an overlay's options make a line of any length
+	for n := 1; ; n++ {
+		line, err := lines.ReadString('\n')
+		if err != nil && err != io.EOF {
+			return nil, fmt.Errorf("read mountinfo: %w", err)
+		}
+		if line = strings.TrimSuffix(line, "\n"); line != "" {
+			info, ok := parseLine(line)
+			if !ok {
+				return nil, fmt.Errorf("mountinfo line %d: unexpected form: %.200q", n, line)
+			}
+			mounts = append(mounts, info)
+		}
+		if err == io.EOF {
+			return mounts, nil
+		}
+	}
+}
+
+// parseLine reads
+//
+//	36 35 98:0 /root /target rw,noatime master:1 - ext4 /dev/sda1 rw,errors=continue
+//
+// with any number of optional fields before the "-". A source may be empty, which
+// leaves two spaces.
+func parseLine(line string) (Info, bool) {
+	f := strings.Split(line, " ")
+	const fixed, after = 6, 4 // fields before the optional ones; fields from "-" on
+	if len(f) < fixed+after {
+		return Info{}, false
+	}
+	dash := slices.Index(f[fixed:], "-") + fixed
+	if dash < fixed || len(f) < dash+after {
+		return Info{}, false
+	}
+	options, super := strings.Split(f[5], ","), strings.Split(f[dash+3], ",")
+	superReadOnly := slices.Contains(super, "ro")
+	return Info{
+		ID: f[0], Device: f[2], Root: unescape(f[3]), Target: unescape(f[4]),
+		FSType: f[dash+1], Source: unescape(f[dash+2]),
+		ReadOnly:      superReadOnly || slices.Contains(options, "ro"),
+		SuperReadOnly: superReadOnly,
+	}, true
+}
+
+// unescape undoes the kernel's \ooo for space, tab, newline, backslash and '#'
+// (seq_path and mangle in fs/proc_namespace.c).
+func unescape(s string) string {
+	if !strings.Contains(s, `\`) {
+		return s
+	}
+	octal := func(c byte) bool { return '0' <= c && c <= '7' }
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		if s[i] == '\\' && i+3 < len(s) && s[i+1] <= '3' && octal(s[i+1]) && octal(s[i+2]) && octal(s[i+3]) {
+			b.WriteByte((s[i+1]-'0')<<6 | (s[i+2]-'0')<<3 | (s[i+3] - '0'))
+			i += 3
+			continue
+		}
+		b.WriteByte(s[i])
+	}
+	return b.String()
+}
+
+// CheckKernel returns an error if this kernel is older than Linux 5.15, the oldest
+// on which Ballast's mounts are tried.
+func CheckKernel() error {
+	var name unix.Utsname
+	if err := unix.Uname(&name); err != nil {
+		return fmt.Errorf("uname: %w", err)
+	}
+	return checkRelease(unix.ByteSliceToString(name.Release[:]))
+}
+
+func checkRelease(release string) error {
+	var major, minor int
+	if _, err := fmt.Sscanf(release, "%d.%d", &major, &minor); err != nil {
+		return fmt.Errorf("kernel release %q: unexpected form; Ballast needs Linux 5.15 or newer", release)
+	}
+	if major < 5 || major == 5 && minor < 15 {
+		return fmt.Errorf("this is Linux %s; Ballast needs 5.15 or newer for its mounts", release)
+	}
+	return nil
+}
