@@ -1,5 +1,67 @@
-.PHONY: generate
+# Everything needs only Go (see go.mod for the version) and make, but for `test`,
+# whose race detector needs a C compiler, and `e2e-hub`, which needs python3-venv.
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+FUZZTIME ?= 3s
+GO_FILES = $(shell git ls-files --cached --others --exclude-standard '*.go')
+
+.PHONY: build demo test test-long fuzz e2e-hub lint fmt-check vet staticcheck image generate
+
+build:
+	go build -trimpath -buildvcs=false -ldflags "-X main.version=$(VERSION)" -o build/ballast ./cmd/ballast
+
+# The main job from end to end on this machine: no cluster, no internet.
+demo: build
+	build/ballast demo
+
+# Every test but e2e. Tests that mount re-execute themselves in namespaces.
+test: need-cc
+	go test -race ./...
+	@$(MAKE) --no-print-directory fuzz
+
+# What is too long for every edit.
+test-long: need-cc
+	@$(MAKE) --no-print-directory fuzz FUZZTIME=20s
+
+# Every fuzz target for FUZZTIME each.
+fuzz:
+	@set -e; for dir in $$(grep -rl '^func Fuzz' --include='*_test.go' agent cmd csi fetcher | xargs -r -n1 dirname | sort -u); do \
+		targets=$$(go test -list '^Fuzz' "./$$dir"); \
+		for target in $$(echo "$$targets" | grep '^Fuzz'); do \
+			echo "fuzz $$dir $$target for $(FUZZTIME)"; \
+			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "./$$dir" >build/fuzz.log 2>&1 || { cat build/fuzz.log; exit 1; }; \
+		done; \
+	done
+
+# A Hub and clients that nobody here wrote; downloads pinned Python packages.
+e2e-hub:
+	cd e2e && go test -count=1 -timeout 15m ./...
+
+# build/ballast-image.tar, an OCI layout for linux/amd64 and linux/arm64.
+image:
+	mkdir -p build/tools
+	cd e2e && go build -buildvcs=false -o ../build/tools/image ./image
+	build/tools/image -module . -out build -version '$(VERSION)' $(if $(PUSH),-push '$(PUSH)')
+
+lint: fmt-check vet staticcheck
+
+fmt-check:
+	@bad=$$(gofmt -l $(GO_FILES)); test -z "$$bad" || { echo "not formatted (gofmt -w):"; echo "$$bad"; exit 1; }
+
+vet:
+	go vet ./...
+	cd e2e && go vet ./...
+
+staticcheck:
+	go build -buildvcs=false -o build/tools/ honnef.co/go/tools/cmd/staticcheck
+	build/tools/staticcheck ./...
+	cd e2e && ../build/tools/staticcheck ./...
+
+.PHONY: need-cc
+need-cc:
+	@mkdir -p build
+	@command -v "$$(go env CC)" >/dev/null || { echo "the race detector needs a C compiler: apt-get install gcc libc6-dev" >&2; exit 1; }
+
 generate:
-	cd agent/agentpb && go build -o ../../build/tools/ google.golang.org/protobuf/cmd/protoc-gen-go google.golang.org/grpc/cmd/protoc-gen-go-grpc
+	cd agent/agentpb && go build -buildvcs=false -o ../../build/tools/ google.golang.org/protobuf/cmd/protoc-gen-go google.golang.org/grpc/cmd/protoc-gen-go-grpc
 	PATH="$(CURDIR)/build/tools:$$PATH" protoc -I agent/agentpb --go_out=agent/agentpb --go_opt=paths=source_relative \
 		--go-grpc_out=agent/agentpb --go-grpc_opt=paths=source_relative agent.proto
