@@ -1,0 +1,170 @@
+package store
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ballast-csi/ballast/fetcher"
+)
+
+// place is where an Ingest's bytes are: a file of one Piece (or none) is the file
+// ingests/<name> itself; a larger one has data and journal in a directory of that name.
+type place struct {
+	name, dir, data, journal string // dir and journal are "" for a file of one Piece
+}
+
+// ingestPlace names an Ingest after its Digest and a hash of its Repo, long enough
+// that nobody can find two Repos which share one.
+func (s *Store) ingestPlace(r fetcher.Repo, f fetcher.File) place {
+	sum := sha256.Sum256([]byte(r.String()))
+	name := string(f.Digest.Algorithm()) + "-" + f.Digest.Hex() + "-" + hex.EncodeToString(sum[:16])
+	path := s.path(ingestsDir, name)
+	if fetcher.Pieces(f.Size) <= 1 {
+		return place{name: name, data: path}
+	}
+	return place{name, path, filepath.Join(path, "data"), filepath.Join(path, "journal")}
+}
+
+// Ingest begins or resumes bringing f through r. What was held of the same bytes
+// through the same Repo is hashed and kept. It returns ErrBusy if that is open
+// already, and ErrNoSpace if the disk has no room for all of f.
+func (s *Store) Ingest(r fetcher.Repo, f fetcher.File) (*Ingest, error) {
+	if r.IsZero() || f.Digest.IsZero() || f.Path.IsZero() || f.Size < 0 {
+		return nil, fmt.Errorf("ingest %s of %s: no repository, path, size or digest given", f.Path, r)
+	}
+	if err := s.usable(); err != nil {
+		return nil, err
+	}
+	in := &Ingest{s: s, repo: r, file: f, place: s.ingestPlace(r, f), pieces: make([]piece, fetcher.Pieces(f.Size))}
+	in.idle.L = &in.mu
+	s.mu.Lock()
+	taken := s.busy[in.place.name]
+	s.busy[in.place.name] = true
+	s.mu.Unlock()
+	if taken {
+		return nil, fmt.Errorf("ingest %s of %s: %w", f.Path, r, ErrBusy)
+	}
+	if err := in.open(); err != nil {
+		for _, file := range []*os.File{in.data, in.log.f} {
+			if file != nil {
+				file.Close()
+			}
+		}
+		s.mu.Lock()
+		delete(s.busy, in.place.name)
+		s.mu.Unlock()
+		return nil, fmt.Errorf("ingest %s of %s: %w", f.Path, r, s.explain(err))
+	}
+	return in, nil
+}
+
+// open opens or makes what is on disk and finds out which Pieces are held.
+func (in *Ingest) open() error {
+	in.restartHash()
+	resumable, err := in.place.resumable(in.file.Size)
+	if err != nil {
+		return err
+	}
+	if !resumable {
+		if err := in.place.remove(); err != nil {
+			return err
+		}
+	}
+	if in.place.dir != "" {
+		// Not synced: an Ingest that a power cut takes away is only begun again.
+		if err := os.Mkdir(in.place.dir, privateDir); err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+		in.log.f, err = os.OpenFile(in.place.journal, os.O_RDWR|os.O_CREATE|os.O_APPEND|unix.O_NOFOLLOW, privateFile)
+		if err != nil {
+			return err
+		}
+	}
+	in.data, err = os.OpenFile(in.place.data, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, ingestMode)
+	if err != nil {
+		return err
+	}
+	if resumable {
+		return in.resume()
+	}
+	if err := in.s.allocate(in.data, in.file.Size); err != nil {
+		return errors.Join(err, in.place.remove())
+	}
+	return nil
+}
+
+// resumable reports whether the data on disk can be of a file of size bytes, and makes
+// it writable: a Commit that a crash cut short left it read-only. Data with a second
+// name is a Blob's, by a rename that a power cut left half done: never written to.
+func (p place) resumable(size int64) (bool, error) {
+	var st unix.Stat_t
+	switch err := unix.Lstat(p.data, &st); {
+	case errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR):
+		return false, nil
+	case err != nil:
+		return false, &fs.PathError{Op: "lstat", Path: p.data, Err: err}
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG || st.Nlink != 1 || st.Size != size {
+		return false, nil
+	}
+	return true, os.Chmod(p.data, ingestMode)
+}
+
+// resume believes of the bytes on disk only what hashes to what it should.
+func (in *Ingest) resume() error {
+	if len(in.pieces) == 1 {
+		// No journal: either all of it is there, which its Digest shows, or it is
+		// brought again.
+		h := fetcher.NewHasher(in.file.Digest.Algorithm(), in.file.Size)
+		err := copyPiece(h, in.data, fetcher.PieceAt(0, in.file.Size))
+		if err != nil {
+			return err
+		}
+		if got, err := h.Digest(); err == nil && got == in.file.Digest {
+			in.pieces[0].state = held
+		}
+		return nil
+	}
+	if len(in.pieces) == 0 {
+		return nil
+	}
+	sums, err := in.log.load(len(in.pieces))
+	if err != nil {
+		return err
+	}
+	for i, want := range sums {
+		got, err := pieceSum(in.data, fetcher.PieceAt(i, in.file.Size))
+		if err == nil && got == want {
+			in.pieces[i] = piece{held, got}
+		}
+	}
+	return nil
+}
+
+// remove removes what is on disk of an Ingest. Not synced: what a power cut brings
+// back is hashed before it is believed.
+func (p place) remove() error {
+	if p.dir != "" {
+		return os.RemoveAll(p.dir)
+	}
+	return os.RemoveAll(p.data)
+}
+
+// discard removes the bytes of in, which takes no more.
+func (in *Ingest) discard() error {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.state != closed {
+		in.state = spent
+	}
+	return in.place.remove()
+}
+
+var _ fetcher.Ingest = (*Ingest)(nil)

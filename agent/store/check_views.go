@@ -1,0 +1,131 @@
+package store
+
+import (
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/ballast-csi/ballast/fetcher"
+)
+
+// checkViews: each View is whole, named after what it shows, and holds exactly what
+// its record says: links to the Blobs of the Manifest and its Layout's own files.
+func (c *checker) checkViews() {
+	entries, err := os.ReadDir(c.path(viewsDir))
+	c.failed(c.path(viewsDir), err)
+	for _, e := range entries {
+		path := c.path(viewsDir, e.Name())
+		if !e.IsDir() || strings.HasSuffix(e.Name(), partialSuffix) {
+			c.wrong(path, "not a view")
+			continue
+		}
+		c.views[e.Name()] = true
+		var rec viewRecord
+		if c.failed(path, readRecord(filepath.Join(path, viewFile), &rec)) {
+			continue
+		}
+		c.checkViewRecord(path, rec)
+		c.checkViewTree(path, rec)
+	}
+}
+
+func (c *checker) checkViewRecord(path string, rec viewRecord) {
+	k, err := rec.key()
+	if c.failed(path, err) {
+		return
+	}
+	if id := k.view().ID; id != filepath.Base(path) {
+		c.wrong(path, "what it shows has the id %s", id)
+	}
+	listed := &fetcher.Manifest{Revision: rec.Revision, Authority: "view", Files: rec.Files}
+	if c.failed(path, listed.Check()) {
+		return
+	}
+	m, err := readManifest(c.path(manifestsDir, string(rec.Revision.Repo.Kind()), rec.Revision.Repo.Flat(), rec.Revision.Commit.String()+".json"), rec.Revision)
+	if err == nil && !slices.Equal(m.Select(k.Filter).Files, rec.Files) {
+		c.wrong(path, "its files are not those that its filter selects of the manifest")
+	}
+	inside, err := os.ReadDir(path)
+	c.failed(path, err)
+	for _, e := range inside {
+		if e.Name() != viewFile && e.Name() != rootDir {
+			c.wrong(filepath.Join(path, e.Name()), "does not belong in a view")
+		}
+	}
+}
+
+func (c *checker) checkViewTree(path string, rec viewRecord) {
+	list, err := plan(rec)
+	if c.failed(path, err) {
+		return
+	}
+	root := filepath.Join(path, rootDir)
+	want := map[string]entry{root: {dir: true}}
+	for _, e := range list {
+		want[filepath.Join(root, e.path)] = e
+	}
+	err = filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := e.Info()
+		if err != nil {
+			return err
+		}
+		w, ok := want[path]
+		delete(want, path)
+		if !ok {
+			c.wrong(path, "does not belong in this view")
+			return nil
+		}
+		c.checkViewEntry(path, info, w, rec)
+		return nil
+	})
+	c.failed(root, err)
+	for _, path := range slices.Sorted(maps.Keys(want)) {
+		c.wrong(path, "missing from the view")
+	}
+}
+
+func (c *checker) checkViewEntry(path string, info fs.FileInfo, want entry, rec viewRecord) {
+	switch {
+	case want.dir:
+		if !info.IsDir() || info.Mode().Perm() != sharedDir {
+			c.wrong(path, "%s is not a directory of mode %o", info.Mode(), sharedDir)
+		}
+	case info.Mode() != blobMode:
+		c.wrong(path, "%s is not a plain file of mode %o", info.Mode(), blobMode)
+	case want.file == nil:
+		if got, err := os.ReadFile(path); !c.failed(path, err) && string(got) != want.content {
+			c.wrong(path, "holds %q, not %q", got, want.content)
+		}
+	case slices.Contains(rec.Copied, want.file.Path.String()):
+		if info.Size() != want.file.Size {
+			c.wrong(path, "a copy of %d bytes, not %d", info.Size(), want.file.Size)
+		} else {
+			c.checkCopy(path, *want.file)
+		}
+	case !os.SameFile(info, c.blobs[want.file.Digest]):
+		c.wrong(path, "not a link to blob %s", want.file.Digest)
+	}
+}
+
+func (c *checker) checkCopy(path string, file fetcher.File) {
+	f, err := os.Open(path)
+	if c.failed(path, err) {
+		return
+	}
+	defer f.Close()
+	h := fetcher.NewHasher(file.Digest.Algorithm(), file.Size)
+	for i := range fetcher.Pieces(file.Size) {
+		if c.failed(path, copyPiece(h, f, fetcher.PieceAt(i, file.Size))) {
+			return
+		}
+	}
+	if got, err := h.Digest(); err != nil || got != file.Digest {
+		c.wrong(path, "a copy that hashes to %s, not %s", got, file.Digest)
+	}
+}

@@ -1,0 +1,192 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"go.uber.org/zap"
+
+	"github.com/ballast-csi/ballast/agent/store/durable"
+	"github.com/ballast-csi/ballast/fetcher"
+)
+
+// What a caller must tell apart. Each comes wrapped with the repository, the file or
+// the directory concerned.
+var (
+	// ErrNoSpace: the file system (or a quota) has no room for the bytes.
+	ErrNoSpace = errors.New("no space in the cache")
+	// ErrBusy: the same bytes are already on their way in through the same Repo.
+	ErrBusy = errors.New("ingest is in use")
+	// ErrLocked: another process has this cache directory open.
+	ErrLocked = errors.New("cache is in use by another process")
+	// ErrPinned: the Volume is pinned to another View.
+	ErrPinned = errors.New("volume is pinned to another view")
+	// ErrClosed: the Store was closed.
+	ErrClosed = errors.New("store is closed")
+	// ErrUnknownState: the disk failed in the middle of a change and of undoing it, so
+	// what is in memory may differ from what a restart would find. Nothing more is
+	// changed; the process should end and recover from disk.
+	ErrUnknownState = errors.New("state of the cache on disk is unknown")
+)
+
+// Layout version on disk; a directory that says otherwise is refused.
+const version = "1"
+
+// The entries of the cache directory.
+const (
+	versionFile  = "version"
+	lockFile     = "lock"
+	blobsDir     = "blobs"
+	sumsDir      = "sums"
+	ingestsDir   = "ingests"
+	manifestsDir = "manifests"
+	refsDir      = "refs"
+	originsDir   = "origins"
+	viewsDir     = "views"
+	pinsDir      = "pins"
+	quarantine   = "quarantine"
+	trashDir     = "trash"
+	// EmptyDir is an empty directory: an overlay of lower layers needs two.
+	EmptyDir = "empty"
+)
+
+// Modes. Only what a pod sees through its mount is for everyone; no other user of the
+// node has business below the cache directory.
+const (
+	privateDir  = 0o700
+	privateFile = 0o600
+	sharedDir   = 0o755 // the cache directory itself, and what is mounted
+	blobMode    = 0o444
+	ingestMode  = 0o600
+)
+
+// Config says where a Store is.
+type Config struct {
+	Dir string      // the cache directory, made if absent; all of it in one file system
+	Log *zap.Logger // what recovery found; nil logs nothing
+}
+
+// Store is an open cache directory. It is safe for concurrent use.
+type Store struct {
+	dir  string
+	log  *zap.Logger
+	disk durable.Disk
+	lock *os.File
+
+	// admitting is held by who gives a Blob its name: from looking whether it exists
+	// to its directory being synced. Origins are appended under it.
+	admitting sync.Mutex
+	// linking is held by who makes or removes a link to a Blob, a View or a Pin: a
+	// decision that something is unused holds until the lock is released. It is taken
+	// before mu, never with admitting.
+	linking sync.Mutex
+	// records is held by who changes a Repo's record or a Manifest.
+	records sync.Mutex
+
+	mu sync.RWMutex // guards everything below; nobody waits for the disk under it
+	// blobs holds the size in bytes of each Blob whose name is durable.
+	blobs   map[fetcher.Digest]int64
+	origins map[fetcher.Digest]map[fetcher.Repo]bool
+	// tornOrigins are the Repos whose origins file must be replaced, not appended to.
+	tornOrigins map[fetcher.Repo]bool
+	views       map[string]viewInfo // by id; each View's name is durable
+	pins        map[string]Pin      // by Volume.Pin()
+	// unreadablePins are names of Pins whose content is lost: while there is one,
+	// every View counts as pinned.
+	unreadablePins map[string]bool
+	busy           map[string]bool // names of open Ingests
+	made           map[string]bool // directories known to be durable
+	failed         error           // why nothing may be changed any more
+}
+
+// Open makes or recovers the cache in c.Dir and locks it. It refuses a directory
+// that another process has open (ErrLocked) or whose layout it does not know.
+func Open(c Config) (*Store, error) { return open(c, durable.OS{}) }
+
+func open(c Config, ops durable.Ops) (_ *Store, err error) {
+	if c.Dir == "" {
+		return nil, errors.New("open cache: no directory given")
+	}
+	dir, err := filepath.Abs(c.Dir)
+	if err != nil {
+		return nil, fmt.Errorf("open cache: %w", err)
+	}
+	if c.Log == nil {
+		c.Log = zap.NewNop()
+	}
+	s := &Store{
+		dir: dir, log: c.Log, disk: durable.New(ops),
+		blobs:          map[fetcher.Digest]int64{},
+		origins:        map[fetcher.Digest]map[fetcher.Repo]bool{},
+		tornOrigins:    map[fetcher.Repo]bool{},
+		views:          map[string]viewInfo{},
+		pins:           map[string]Pin{},
+		unreadablePins: map[string]bool{},
+		busy:           map[string]bool{},
+		made:           map[string]bool{},
+	}
+	if err := s.init(); err != nil {
+		return nil, fmt.Errorf("open cache %s: %w", dir, s.explain(err))
+	}
+	if err := s.recover(); err != nil {
+		s.lock.Close()
+		return nil, fmt.Errorf("open cache %s: %w", dir, s.explain(err))
+	}
+	return s, nil
+}
+
+// Close lets another process open the cache. Open Ingests must be closed first; what
+// is mounted stays as it is.
+func (s *Store) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if errors.Is(s.failed, ErrClosed) {
+		return nil
+	}
+	s.failed = ErrClosed
+	return s.lock.Close()
+}
+
+// Dir returns the cache directory, as an absolute path.
+func (s *Store) Dir() string { return s.dir }
+
+// usable reports why nothing may be changed any more, if so.
+func (s *Store) usable() error {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.failed
+}
+
+// fail stops all further changes: undoing a failed one failed too.
+func (s *Store) fail(err error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.failed == nil {
+		s.failed = fmt.Errorf("%w: %w", ErrUnknownState, err)
+	}
+	return s.failed
+}
+
+func (s *Store) path(elem ...string) string {
+	return filepath.Join(append([]string{s.dir}, elem...)...)
+}
+
+// mkdir makes a private directory below the cache directory, durably.
+func (s *Store) mkdir(path string) error {
+	s.mu.RLock()
+	known := s.made[path]
+	s.mu.RUnlock()
+	if known {
+		return nil
+	}
+	if err := s.disk.MkdirAll(path, privateDir); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.made[path] = true
+	return nil
+}

@@ -1,0 +1,160 @@
+package store
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"fmt"
+
+	"github.com/ballast-csi/ballast/fetcher"
+)
+
+// Layout is how a View presents a Snapshot's files.
+type Layout string
+
+const (
+	// Snapshot has the files at the View's root.
+	Snapshot Layout = "snapshot"
+	// HubCache is what HF_HUB_CACHE expects, refs and trees included; files are
+	// plain, nothing is a symlink.
+	HubCache Layout = "hub-cache"
+)
+
+// ViewKey says what a View shows. Filter is how the Manifest was selected. Ref is the
+// Ref it shows: only HubCache shows one, and a commit shows none.
+type ViewKey struct {
+	Revision fetcher.Revision
+	Ref      fetcher.Ref
+	Filter   fetcher.Filter
+	Layout   Layout
+}
+
+// View is a directory that a pod can use. Path is relative to the cache directory:
+// "views/<id>/root".
+type View struct {
+	ID   string
+	Path string
+	Key  ViewKey
+}
+
+// viewGeneration will rise for a View of which a Blob was replaced after rot.
+const viewGeneration = 0
+
+const viewIDLength = 32 // hex digits
+
+// shown returns the Ref that a View of k shows, the zero Ref if none.
+func (k ViewKey) shown() fetcher.Ref {
+	if _, pinned := k.Ref.Commit(); pinned || k.Layout != HubCache {
+		return fetcher.Ref{}
+	}
+	return k.Ref
+}
+
+// view names the View of k: the first 32 hex digits of a sha256 over k's parts, each
+// preceded by its length and each list by its count, so that no two keys read alike.
+func (k ViewKey) view() View {
+	var b []byte
+	add := func(parts ...string) {
+		for _, p := range parts {
+			b = append(binary.AppendUvarint(b, uint64(len(p))), p...)
+		}
+	}
+	list := func(parts []string) {
+		b = binary.AppendUvarint(b, uint64(len(parts)))
+		add(parts...)
+	}
+	add("ballast view 1", string(k.Revision.Repo.Kind()), k.Revision.Repo.Name(), k.Revision.Commit.String(),
+		k.shown().String(), string(k.Layout))
+	list(k.Filter.Include())
+	list(k.Filter.Exclude())
+	b = binary.AppendUvarint(b, viewGeneration)
+	sum := sha256.Sum256(b)
+	return viewOf(hex.EncodeToString(sum[:])[:viewIDLength], k)
+}
+
+func (k ViewKey) check() error {
+	if k.Revision.Repo.IsZero() || k.Revision.Commit.IsZero() {
+		return fmt.Errorf("view without a revision")
+	}
+	if k.Layout != Snapshot && k.Layout != HubCache {
+		return fmt.Errorf("view of %s: layout %q: must be %s or %s", k.Revision, k.Layout, Snapshot, HubCache)
+	}
+	return nil
+}
+
+// viewRecord is view.json: what the View is, and what is in it. It lies beside root,
+// so no pod sees it.
+type viewRecord struct {
+	Revision   fetcher.Revision `json:"revision"`
+	Ref        string           `json:"ref,omitempty"` // shown
+	Include    []string         `json:"include,omitempty"`
+	Exclude    []string         `json:"exclude,omitempty"`
+	Layout     Layout           `json:"layout"`
+	Generation int              `json:"generation"`
+	Files      []fetcher.File   `json:"files"`
+	// Copied lists the files, by path in the repository, that are copies because
+	// the Blob could have no more links.
+	Copied []string `json:"copied,omitempty"`
+}
+
+func newViewRecord(k ViewKey, m *fetcher.Manifest) viewRecord {
+	return viewRecord{
+		Revision: k.Revision, Ref: k.shown().String(), Include: k.Filter.Include(), Exclude: k.Filter.Exclude(),
+		Layout: k.Layout, Generation: viewGeneration, Files: m.Files,
+	}
+}
+
+// key returns the ViewKey that r was made from (with no Ref, if none is shown).
+func (r viewRecord) key() (ViewKey, error) {
+	k := ViewKey{Revision: r.Revision, Layout: r.Layout}
+	var err error
+	if r.Ref != "" {
+		if k.Ref, err = fetcher.ParseRef(r.Ref); err != nil {
+			return k, err
+		}
+	}
+	if k.Filter, err = fetcher.NewFilter(r.Include, r.Exclude); err != nil {
+		return k, err
+	}
+	return k, k.check()
+}
+
+// viewInfo is what memory keeps of a View.
+type viewInfo struct {
+	key         ViewKey
+	err         error // why key is not known
+	copiedBytes int64
+}
+
+func (r viewRecord) info() viewInfo {
+	k, err := r.key()
+	info := viewInfo{key: k, err: err}
+	copied := map[string]bool{}
+	for _, path := range r.Copied {
+		copied[path] = true
+	}
+	for _, f := range r.Files {
+		if copied[f.Path.String()] {
+			info.copiedBytes += f.Size
+		}
+	}
+	return info
+}
+
+// ViewByID returns the View called id, if it exists: what a Pin names. Its Key's Ref is
+// zero if it shows none. A View whose record cannot be read is an error: what it shows
+// is not known.
+func (s *Store) ViewByID(id string) (View, bool, error) {
+	s.mu.RLock()
+	info, ok := s.views[id]
+	s.mu.RUnlock()
+	if !ok {
+		return View{}, false, nil
+	}
+	if info.err != nil {
+		return View{}, false, fmt.Errorf("view %s: %w", id, info.err)
+	}
+	return viewOf(id, info.key), true, nil
+}
+
+func viewOf(id string, k ViewKey) View { return View{id, viewsDir + "/" + id + "/" + rootDir, k} }
