@@ -1,0 +1,302 @@
+package hub_test
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/ballast-csi/ballast/fetcher"
+	"github.com/ballast-csi/ballast/fetcher/hub"
+	"github.com/ballast-csi/ballast/fetcher/hub/hubtest"
+)
+
+func TestResolveReadsBranchesTagsAndCommitsOfEveryKindOfRepo(t *testing.T) {
+	for _, name := range []string{"org/name", "gpt2", "datasets/org/name", "datasets/squad"} {
+		h := hubtest.New(t)
+		c := newClient(t, h.URL())
+		old := h.AddRepo(name, sample)
+		latest := h.AddRepo(name, sample)
+		h.SetRef(name, "v1.0", old)
+		h.SetRef(name, "refs/pr/1", old)
+		for ref, want := range map[string]string{"main": latest, "v1.0": old, "refs/pr/1": old, old: old, latest: latest} {
+			got, err := c.Resolve(t.Context(), repoOf(t, name), refOf(t, ref), fetcher.Secret{})
+			if err != nil || got.String() != want {
+				t.Errorf("%s at %s: %v %v, want %s", name, ref, got, err, want)
+			}
+			proof, err := c.Prove(t.Context(), repoOf(t, name), refOf(t, ref), pathOf(t, "model.safetensors"), fetcher.Secret{})
+			if err != nil || proof.Commit.String() != want {
+				t.Errorf("prove %s at %s: %v %v, want %s", name, ref, proof, err, want)
+			}
+		}
+	}
+}
+
+func TestManifestListsEveryFileOfAllPages(t *testing.T) {
+	for _, name := range []string{"org/name", "gpt2", "datasets/org/name"} {
+		for _, size := range []int{1, 2, 5, 1000} {
+			h := hubtest.New(t)
+			h.PageSize(size)
+			rev := serve(t, h, name)
+			m, err := newClient(t, h.URL()).Manifest(t.Context(), rev, fetcher.Secret{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := map[string]fetcher.File{}
+			for _, f := range m.Files {
+				got[f.Path.String()] = f
+			}
+			if m.Revision != rev || m.Authority != "hub" || !reflect.DeepEqual(got, h.Manifest(name)) {
+				t.Errorf("pages of %d: %+v\nwant %+v", size, got, h.Manifest(name))
+			}
+		}
+	}
+}
+
+func TestManifestOfGatedRepoHasNoXetHashesForStrangers(t *testing.T) {
+	h := hubtest.New(t)
+	rev := serve(t, h, "org/name")
+	h.SetGated("org/name", "friend")
+	for token, want := range map[string]bool{"": false, "friend": true} {
+		m, err := newClient(t, h.URL()).Manifest(t.Context(), rev, fetcher.NewSecret(token))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range m.Files {
+			if f.Digest.Algorithm() == fetcher.SHA256 && (f.XetHash != "") != want {
+				t.Errorf("token %q: xet hash of %s is %q", token, f.Path, f.XetHash)
+			}
+		}
+	}
+}
+
+const oid = "0123456789abcdef0123456789abcdef01234567"
+
+func TestManifestSkipsOddEntriesAndRefusesBadFiles(t *testing.T) {
+	good := fmt.Sprintf(`{"type":"file","oid":"%s","size":3,"path":"a"}`, oid)
+	sha256 := strings.Repeat("ab", 32)
+	for _, c := range []struct {
+		body  string
+		files int // -1: refused
+	}{
+		{`[]`, 0},
+		{`[` + good + `]`, 1},
+		{`[{"oid":"","path":"","type":""},` + good + `]`, 1}, // matrixhub-ai/hfd for a sub-directory
+		{`[null,{},7,"x",[],{"type":null},{"type":3},{"type":"directory","path":"../d"},{"type":"submodule"},` + good + `]`, 1},
+		{`[{"type":"file","oid":"` + oid + `","size":9,"path":"l","lfs":{"oid":"` + sha256 + `","size":9,"pointerSize":130}}]`, 1},
+		{`[{"type":"file","oid":"` + oid + `","size":9,"path":"l","lfs":null,"unknown":{}}]`, 1},
+		{`[{"type":"file","oid":"` + oid + `","size":9,"path":"l","lfs":{"oid":"` + sha256 + `","size":8}}]`, -1},
+		{`[{"type":"file","oid":"` + oid + `","size":9,"path":"l","lfs":{"oid":"` + oid + `","size":9}}]`, -1},
+		{`[{"type":"file","oid":"","size":9,"path":"l"}]`, -1},
+		{`[{"type":"file","oid":"` + oid + `","size":-1,"path":"l"}]`, -1},
+		{`[{"type":"file","oid":"` + oid + `","size":1e99,"path":"l"}]`, -1},
+		{`[{"type":"file","oid":"` + oid + `","size":3,"path":"../../etc/passwd"}]`, -1},
+		{`[{"type":"file","oid":"` + oid + `","size":3,"path":"/etc/passwd"}]`, -1},
+		{`[{"type":"file","oid":"` + oid + `","size":3,"path":""}]`, -1},
+		{`[{"type":"file","oid":"` + oid + `","size":3,"path":"a/b"},` + good + `]`, -1},
+		{`[` + good + `,` + good + `]`, -1},
+		{`null`, -1},
+		{`{"error":"x"}`, -1},
+		{`<html>please log in</html>`, -1},
+	} {
+		h := hubtest.New(t)
+		rev := serve(t, h, "org/name")
+		h.Intercept(answer(200, c.body))
+		m, err := newClient(t, h.URL()).Manifest(t.Context(), rev, fetcher.Secret{})
+		switch {
+		case c.files < 0 && (!errors.Is(err, fetcher.ErrMalformed) || fetcher.Transient(err) || !strings.Contains(err.Error(), "org/name")):
+			t.Errorf("%s: %v, %+v", c.body, err, m)
+		case c.files >= 0 && (err != nil || len(m.Files) != c.files):
+			t.Errorf("%s: %v, %+v", c.body, err, m)
+		}
+	}
+}
+
+func TestManifestFollowsPagesOnlyWhereTheyMayBe(t *testing.T) {
+	strange := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		t.Errorf("another host was asked: %s, Authorization %q", r.URL, r.Header.Get("Authorization"))
+	}))
+	defer strange.Close()
+	for name, c := range map[string]struct {
+		link string // %s is the Hub
+		ok   bool
+	}{
+		"the same host":                       {`<%s/api/models/org/name/tree/x?cursor=2>; rel="next"`, true},
+		"relative":                            {`</api/models/org/name/tree/x?cursor=2>; rel="next"`, true},
+		"among others":                        {`<http://x/>; rel="xet-auth", </api/models/org/name/tree/x?cursor=2>; rel=next; foo=bar`, true},
+		"the public Hub's, through a mirror":  {`<https://huggingface.co/api/models/org/name/tree/x?cursor=2>; rel="next"`, true},
+		"another host":                        {`<` + strange.URL + `/api?cursor=2>; rel="next"`, false},
+		"another scheme":                      {`<file:///etc/passwd>; rel="next"`, false},
+		"the same page for ever":              {`<%s/api/models/org/name/tree/x?cursor=1>; rel="next"`, false},
+		"no URL":                              {"<http://[bad?cursor=2>; rel=\"next\"", false},
+		"a link that is not to the next page": {`<` + strange.URL + `>; rel="previous", <` + strange.URL + `>; title="rel=next"`, true},
+	} {
+		h := hubtest.New(t)
+		rev := serve(t, h, "org/name")
+		h.Intercept(func(w http.ResponseWriter, r *http.Request) bool {
+			if r.URL.Query().Get("cursor") != "2" {
+				w.Header().Set("Link", strings.ReplaceAll(c.link, "%s", h.URL()))
+			}
+			fmt.Fprint(w, `[]`)
+			return true
+		})
+		_, err := newClient(t, h.URL()).Manifest(t.Context(), rev, fetcher.NewSecret("token"))
+		if c.ok != (err == nil) || err != nil && !errors.Is(err, fetcher.ErrMalformed) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestEndlessListingIsRefused(t *testing.T) {
+	for _, c := range []struct {
+		filler, pages int
+		want          string
+	}{{0, 1000, "does not end"}, {16 << 20, 4, "64 MiB"}} {
+		h := hubtest.New(t)
+		rev := serve(t, h, "org/name")
+		page, filler := 0, strings.Repeat(" ", c.filler)
+		h.Intercept(func(w http.ResponseWriter, r *http.Request) bool {
+			page++
+			w.Header().Set("Link", fmt.Sprintf(`<%s?cursor=%d>; rel="next"`, r.URL.Path, page))
+			fmt.Fprintf(w, `[%s{}]`, filler)
+			return true
+		})
+		_, err := newClient(t, h.URL()).Manifest(t.Context(), rev, fetcher.Secret{})
+		if !errors.Is(err, fetcher.ErrMalformed) || !strings.Contains(err.Error(), c.want) || page != c.pages {
+			t.Errorf("after %d pages: %v", page, err)
+		}
+	}
+}
+
+func TestProveShowsWhoMayReadContent(t *testing.T) {
+	h := hubtest.New(t)
+	h.AddToken("stranger")
+	for _, name := range []string{"org/public", "org/private", "datasets/org/gated"} {
+		h.AddRepo(name, sample)
+	}
+	h.SetPrivate("org/private", "friend")
+	h.SetGated("datasets/org/gated", "friend")
+	c := newClient(t, h.URL())
+	for _, w := range []struct {
+		repo, token string
+		want        error
+	}{
+		{"org/public", "", nil},
+		{"org/public", "stranger", nil},
+		{"org/public", "forged", fetcher.ErrBadToken},
+		{"org/public", "for\nged", fetcher.ErrBadToken},
+		{"org/private", "", fetcher.ErrNotFound},
+		{"org/private", "stranger", fetcher.ErrNotFound},
+		{"org/private", "friend", nil},
+		{"org/none", "", fetcher.ErrNotFound},
+		{"org/none", "stranger", fetcher.ErrNotFound},
+		{"datasets/org/gated", "", fetcher.ErrGated},
+		{"datasets/org/gated", "stranger", fetcher.ErrGated},
+		{"datasets/org/gated", "friend", nil},
+	} {
+		for _, path := range []string{"", "README.md", "model.safetensors", "sub/name with spaces, #?%41 and ünïcode.txt"} {
+			p := fetcher.Path{}
+			if path != "" {
+				p = pathOf(t, path)
+			}
+			proof, err := c.Prove(t.Context(), repoOf(t, w.repo), refOf(t, "main"), p, fetcher.NewSecret(w.token))
+			if !errors.Is(err, w.want) || (w.want != nil) != fetcher.Denied(err) {
+				t.Errorf("%s of %s as %q: %v, want %v", path, w.repo, w.token, err, w.want)
+			}
+			if err == nil && path != "" && proof.Digest != h.Manifest(w.repo)[path].Digest {
+				t.Errorf("%s of %s: digest %s", path, w.repo, proof.Digest)
+			}
+		}
+	}
+	for _, r := range h.Requests() {
+		if r.Kind == "cdn" {
+			t.Errorf("a proof went to the CDN: %+v", r)
+		}
+	}
+}
+
+func TestRelativeRedirectsOfTheHubAreFollowed(t *testing.T) {
+	h := hubtest.New(t)
+	h.ResolveCache(true)
+	rev := serve(t, h, "org/name")
+	h.Rename("org/old", "org/name")
+	h.SetPrivate("org/name", "friend")
+	c, friend := newClient(t, h.URL()), fetcher.NewSecret("friend")
+	for _, name := range []string{"org/name", "org/old"} {
+		for _, path := range []string{"README.md", "model.safetensors"} {
+			proof, err := c.Prove(t.Context(), repoOf(t, name), refOf(t, "main"), pathOf(t, path), friend)
+			if err != nil || proof.Commit != rev.Commit || proof.Digest != h.Manifest("org/name")[path].Digest {
+				t.Errorf("%s of %s: %+v, %v", path, name, proof, err)
+			}
+		}
+		if got, err := c.Resolve(t.Context(), repoOf(t, name), refOf(t, "main"), friend); err != nil || got != rev.Commit {
+			t.Errorf("%s: %v, %v", name, got, err)
+		}
+	}
+	wantBytes(t, open(t, h, c, rev, "README.md", "friend"), 0, 10, sample["README.md"])
+}
+
+// A login page or a captive portal is no proof of anything.
+func TestAnswersThatAreNotTheHubsProveNothing(t *testing.T) {
+	for name, f := range map[string]func(http.ResponseWriter, *http.Request) bool{
+		"a page":                    answer(200, "<html>"),
+		"a redirect to a login":     answer(302, "", "Location", "https://login.example/"),
+		"a page with a foreign tag": answer(200, "<html>", "ETag", `"5f3c-abc"`),
+		"another commit":            answer(200, "", "X-Repo-Commit", strings.Repeat("1", 40)),
+	} {
+		h := hubtest.New(t)
+		rev := serve(t, h, "org/name")
+		h.Intercept(f)
+		proof, err := newClient(t, h.URL()).Prove(t.Context(), rev.Repo, rev.Commit.Ref(), pathOf(t, "README.md"), fetcher.Secret{})
+		if !errors.Is(err, fetcher.ErrMalformed) {
+			t.Errorf("%s: %+v, %v", name, proof, err)
+		}
+	}
+}
+
+func TestAnswerForAnotherCommitIsRefused(t *testing.T) {
+	h := hubtest.New(t)
+	rev := serve(t, h, "org/name")
+	h.Intercept(answer(200, `{"sha":"`+oid+`"}`))
+	if got, err := newClient(t, h.URL()).Resolve(t.Context(), rev.Repo, rev.Commit.Ref(), fetcher.Secret{}); !errors.Is(err, fetcher.ErrMalformed) {
+		t.Errorf("resolved to %s, %v", got, err)
+	}
+}
+
+func TestNewRefusesEndpointsThatAreNone(t *testing.T) {
+	for _, s := range []string{"huggingface.co", "ftp://x", "http://", "https://user:secret@x", "https://x?token=secret", "https://x/#secret", "://", "http://a b", "http://x:\x01"} {
+		if _, err := hub.New(hub.Config{Endpoint: s}); err == nil || strings.Contains(err.Error(), "secret") {
+			t.Errorf("%q: %v", s, err)
+		}
+	}
+	for _, s := range []string{"", "https://huggingface.co", "http://127.0.0.1:8080/", "https://proxy.corp/hf/"} {
+		if _, err := hub.New(hub.Config{Endpoint: s}); err != nil {
+			t.Errorf("%q: %v", s, err)
+		}
+	}
+}
+
+func TestEndpointMayHaveAPath(t *testing.T) {
+	h := hubtest.New(t)
+	rev := serve(t, h, "org/name")
+	front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("User-Agent") != "ballast/test" || r.Header.Get("Accept-Encoding") != "identity" {
+			t.Errorf("headers are %v", r.Header)
+		}
+		http.Redirect(w, r, "/never", http.StatusNotFound)
+	}))
+	defer front.Close()
+	mux := http.NewServeMux()
+	mux.Handle("/hf/", http.StripPrefix("/hf", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintf(w, `{"sha":"%s"}`, rev.Commit)
+	})))
+	prefixed := httptest.NewServer(mux)
+	defer prefixed.Close()
+	if got, err := newClient(t, prefixed.URL+"/hf/").Resolve(t.Context(), rev.Repo, refOf(t, "refs/pr/1"), fetcher.Secret{}); err != nil || got != rev.Commit {
+		t.Errorf("%v, %v", got, err)
+	}
+	newClient(t, front.URL).Resolve(t.Context(), rev.Repo, refOf(t, "main"), fetcher.Secret{})
+}

@@ -1,0 +1,200 @@
+package hub
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+
+	"github.com/ballast-csi/ballast/fetcher"
+)
+
+// request is one exchange: what is asked, for whom, and how far to follow.
+type request struct {
+	what   string // what is being done to which repo and file, for errors
+	method string
+	url    *url.URL
+	cred   fetcher.Secret
+	span   string // the Range header, or ""
+	away   bool   // follow redirects to other origins too, without the token
+}
+
+// answer is a response and where it came from. The caller closes its body.
+type answer struct {
+	*http.Response
+	url  *url.URL      // the one that answered
+	home bool          // whether that is the endpoint's origin, reached without leaving it
+	seen []http.Header // of every response on the way, this one last
+}
+
+// header returns the last value that any response on the way gave for name.
+func (a *answer) header(name string) string {
+	for i := len(a.seen) - 1; i >= 0; i-- {
+		if v := a.seen[i].Get(name); v != "" {
+			return v
+		}
+	}
+	return ""
+}
+
+// isRedirect reports whether status points to another place for the same method.
+func isRedirect(status int) bool {
+	switch status {
+	case http.StatusMovedPermanently, http.StatusFound, http.StatusSeeOther,
+		http.StatusTemporaryRedirect, http.StatusPermanentRedirect:
+		return true
+	}
+	return false
+}
+
+// send asks q and follows redirects: at the endpoint's origin always, to another
+// one only if q.away. A redirect that is not followed is the answer. An error is
+// one of the network or of a redirect that makes no sense; any status is an answer.
+func (c *Client) send(ctx context.Context, q request) (*answer, error) {
+	if !sendable(q.cred.Reveal()) {
+		return nil, fmt.Errorf("%s: %w: it has characters that no token has", q.what, fetcher.ErrBadToken)
+	}
+	a := &answer{url: q.url, home: c.home(q.url)}
+	for hop := 0; ; hop++ {
+		res, err := c.once(ctx, q, a)
+		if err != nil {
+			return nil, err
+		}
+		a.Response = res
+		a.seen = append(a.seen, res.Header)
+		if !isRedirect(res.StatusCode) {
+			return a, nil
+		}
+		next, err := redirectTarget(a.url, res.Header.Get("Location"))
+		if err == nil && hop == maxRedirects {
+			err = fmt.Errorf("more than %d redirects", maxRedirects)
+		}
+		if err != nil {
+			res.Body.Close()
+			return nil, malformed(q, err)
+		}
+		home := a.home && c.home(next)
+		if !home && !q.away {
+			return a, nil
+		}
+		discard(res.Body)
+		a.url, a.home = next, home
+	}
+}
+
+// once sends one request to a.url.
+func (c *Client) once(ctx context.Context, q request, a *answer) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, q.method, "", nil)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", q.what, err)
+	}
+	req.URL, req.Host = a.url, a.url.Host
+	req.Header.Set("User-Agent", c.userAgent)
+	req.Header.Set("Accept-Encoding", "identity") // else lengths are hidden
+	if q.span != "" {
+		req.Header.Set("Range", q.span)
+	}
+	if a.home && !q.cred.IsZero() {
+		req.Header.Set("Authorization", "Bearer "+q.cred.Reveal())
+	}
+	res, err := c.transport.RoundTrip(req)
+	if err != nil {
+		return nil, networkError(ctx, q, err)
+	}
+	return res, nil
+}
+
+// sendable reports whether token can be a header's value.
+func sendable(token string) bool {
+	for _, b := range []byte(token) {
+		if b <= ' ' || b >= 0x7f {
+			return false
+		}
+	}
+	return true
+}
+
+// redirectTarget reads a Location header. Its errors do not repeat it: it may be
+// signed.
+func redirectTarget(from *url.URL, location string) (*url.URL, error) {
+	if location == "" {
+		return nil, errors.New("a redirect without a Location")
+	}
+	next, err := from.Parse(location)
+	switch {
+	case err != nil || next.Host == "":
+		return nil, errors.New("a redirect to something that is no URL")
+	case next.Scheme != "http" && next.Scheme != "https":
+		return nil, fmt.Errorf("a redirect to scheme %.20q", next.Scheme)
+	case from.Scheme == "https" && next.Scheme == "http":
+		return nil, fmt.Errorf("a redirect from https to http at %s", next.Host)
+	}
+	next.User, next.Fragment = nil, ""
+	return next, nil
+}
+
+// discard lets the connection be used again if little is left of a body.
+func discard(body io.ReadCloser) {
+	io.CopyN(io.Discard, body, 64<<10)
+	body.Close()
+}
+
+// askJSON sends a GET to the API, which must answer 200 at the endpoint's own
+// origin, and decodes it into v. It takes the body's length from *budget.
+func (c *Client) askJSON(ctx context.Context, q request, budget *int64, v any) (*answer, error) {
+	asking, cancel := context.WithTimeoutCause(ctx, askTimeout, &fetcher.UnreachableError{Err: fmt.Errorf("no whole answer in %s", askTimeout)})
+	defer cancel()
+	q.method = http.MethodGet
+	a, err := c.send(asking, q)
+	if err != nil {
+		return nil, err
+	}
+	defer a.Body.Close()
+	if a.StatusCode != http.StatusOK {
+		return nil, c.statusError(q, a)
+	}
+	body := &bounded{r: a.Body, left: budget}
+	if err := json.NewDecoder(body).Decode(v); err != nil {
+		return nil, answerError(asking, q, body.err, err)
+	}
+	return a, nil
+}
+
+var errTooLong = fmt.Errorf("it is longer than %d MiB", maxAnswer>>20)
+
+// bounded reads until *left bytes are used up, and keeps the error that ended it.
+type bounded struct {
+	r    io.Reader
+	left *int64
+	err  error
+}
+
+func (b *bounded) Read(p []byte) (int, error) {
+	if *b.left <= 0 {
+		b.err = errTooLong
+		return 0, b.err
+	}
+	n, err := b.r.Read(p[:min(int64(len(p)), *b.left)])
+	*b.left -= int64(n)
+	if err != nil && err != io.EOF {
+		b.err = err
+	}
+	return n, err
+}
+
+// answerError says why a JSON answer could not be read: reading is what ended the
+// body, decoding what the decoder made of it.
+func answerError(ctx context.Context, q request, reading, decoding error) error {
+	switch {
+	case errors.Is(reading, errTooLong):
+		return malformed(q, reading)
+	case reading != nil:
+		return networkError(ctx, q, reading)
+	case errors.Is(decoding, io.ErrUnexpectedEOF):
+		return &fetcher.UnreachableError{Err: fmt.Errorf("%s: the answer ends early", q.what)}
+	}
+	return malformed(q, decoding)
+}
