@@ -1,0 +1,110 @@
+package hubapi
+
+import (
+	"encoding/json"
+	"errors"
+	"net/http"
+	"strings"
+
+	"go.uber.org/zap"
+
+	"github.com/ballast-csi/ballast/fetcher"
+)
+
+// The X-Error-Code values of the Hub that huggingface_hub tells apart
+// (utils/_http.py, hf_raise_for_status), and one of our own.
+const (
+	codeRepo     = "RepoNotFound"
+	codeGated    = "GatedRepo"
+	codeRevision = "RevisionNotFound"
+	codeEntry    = "EntryNotFound"
+	// codeNotCached says that the file exists and is not on this node. It must
+	// not be EntryNotFound, which clients remember (.no_exist).
+	codeNotCached = "EntryNotCached"
+)
+
+// X-Error-Message values by which clients tell a bad token from a missing
+// repository, both being 401 to an anonymous client.
+const (
+	msgBadToken  = "Invalid credentials in Authorization header"
+	msgAnonymous = "Invalid username or password."
+)
+
+// answer is an error as a client sees it.
+type answer struct {
+	status  int
+	code    string
+	message string
+}
+
+// answerTo maps what a Library says to what the Hub would answer. The Hub does not
+// tell anonymous clients whether a repository is missing or private: 401.
+func answerTo(err error, anonymous bool) answer {
+	status := func(known int) int {
+		if anonymous {
+			return http.StatusUnauthorized
+		}
+		return known
+	}
+	var bad *badName
+	switch {
+	case errors.As(err, &bad) && bad.code == "":
+		return answer{http.StatusBadRequest, "", bad.Error()}
+	case errors.As(err, &bad):
+		return answer{http.StatusNotFound, bad.code, bad.Error()}
+	case errors.Is(err, fetcher.ErrBadToken):
+		return answer{http.StatusUnauthorized, "", msgBadToken}
+	case errors.Is(err, fetcher.ErrForbidden):
+		return answer{http.StatusForbidden, "", fetcher.ErrForbidden.Error()}
+	case errors.Is(err, fetcher.ErrGated):
+		return answer{status(http.StatusForbidden), codeGated, "Access to this repository is restricted."}
+	case errors.Is(err, fetcher.ErrNotFound) && anonymous:
+		return answer{http.StatusUnauthorized, codeRepo, msgAnonymous}
+	case errors.Is(err, fetcher.ErrNotFound):
+		return answer{http.StatusNotFound, codeRepo, "Repository not found"}
+	case errors.Is(err, fetcher.ErrRevisionNotFound):
+		return answer{http.StatusNotFound, codeRevision, err.Error()}
+	}
+	return answer{http.StatusInternalServerError, "", "internal error: the node's log says more"}
+}
+
+// fail answers with err and logs what only this server's owner can mend.
+func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) {
+	a := answerTo(err, credential(r).IsZero())
+	if a.status == http.StatusInternalServerError && r.Context().Err() == nil {
+		h.log.Error("hub API request failed", zap.String("path", r.URL.Path), zap.Error(err))
+	}
+	refuse(w, a)
+}
+
+// refuse writes a as the Hub does: headers, and a JSON body for people.
+func refuse(w http.ResponseWriter, a answer) {
+	if a.code != "" {
+		w.Header().Set("X-Error-Code", a.code)
+	}
+	w.Header().Set("X-Error-Message", strings.Map(printable, a.message))
+	if a.status == http.StatusUnauthorized {
+		w.Header().Set("WWW-Authenticate", `Bearer realm="Authentication required"`)
+	}
+	w.Header().Set("Cache-Control", "no-store")
+	writeJSON(w, a.status, map[string]string{"error": a.message})
+}
+
+// printable keeps a header's value to visible ASCII.
+func printable(r rune) rune {
+	if r < ' ' || r > '~' {
+		return '?'
+	}
+	return r
+}
+
+func writeJSON(w http.ResponseWriter, status int, body any) {
+	text, err := json.Marshal(body)
+	if err != nil { // only possible for types that are not ours
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json; charset=utf-8")
+	w.WriteHeader(status)
+	_, _ = w.Write(text) // the client is gone: nothing left to tell it
+}
