@@ -95,10 +95,10 @@ func parsePublish(r *spec.NodePublishVolumeRequest, driver string) (*agentpb.Acq
 // checkCapability refuses what cannot be a directory. The access mode is not looked
 // at: kubelet says SINGLE_NODE_WRITER for every inline volume.
 func checkCapability(c *spec.VolumeCapability) error {
-	switch {
-	case c == nil:
+	if c == nil {
 		return failf(badRequest, "volume_capability is missing")
-	case c.GetBlock() != nil:
+	}
+	if _, block := c.GetAccessType().(*spec.VolumeCapability_Block); block {
 		return failf(badRequest, "a block volume was asked for: Ballast's volumes are directories (volumeMode: Filesystem)")
 	}
 	return nil
@@ -189,6 +189,9 @@ func parseToken(secrets map[string]string) (string, error) {
 // be a slip of the finger.
 func unknownAttribute(name string) error {
 	hint := ""
+	if strings.Contains(strings.ToLower(name), "token") {
+		hint = " A token belongs in a Secret that nodePublishSecretRef names, under the key " + tokenKeys[0] + "."
+	}
 	best := 3 // edits that still look like a slip
 	for _, known := range slices.Sorted(maps.Keys(attributes)) {
 		if d := distance(strings.ToLower(name), known); d < best {
