@@ -119,7 +119,11 @@ func (s *Store) build(ctx context.Context, dir string, rec *viewRecord) error {
 	if err := batch.Commit(); err != nil {
 		return err
 	}
-	return s.writeRecord(filepath.Join(dir, viewFile), rec, privateFile)
+	data, err := encodeRecord(rec)
+	if err != nil {
+		return err
+	}
+	return s.disk.WriteFile(filepath.Join(dir, viewFile), data, privateFile)
 }
 
 // makeShared makes a directory that pods see, whatever the umask.

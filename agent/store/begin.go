@@ -20,16 +20,25 @@ type place struct {
 	name, dir, data, journal string // dir and journal are "" for a file of one Piece
 }
 
-// ingestPlace names an Ingest after its Digest and a hash of its Repo, long enough
-// that nobody can find two Repos which share one.
-func (s *Store) ingestPlace(r fetcher.Repo, f fetcher.File) place {
+const (
+	dataFile    = "data"
+	journalFile = "journal"
+)
+
+// ingestName names an Ingest after its Digest and a hash of its Repo, long enough that
+// nobody can find two Repos which share one.
+func ingestName(r fetcher.Repo, d fetcher.Digest) string {
 	sum := sha256.Sum256([]byte(r.String()))
-	name := string(f.Digest.Algorithm()) + "-" + f.Digest.Hex() + "-" + hex.EncodeToString(sum[:16])
+	return string(d.Algorithm()) + "-" + d.Hex() + "-" + hex.EncodeToString(sum[:16])
+}
+
+func (s *Store) ingestPlace(r fetcher.Repo, f fetcher.File) place {
+	name := ingestName(r, f.Digest)
 	path := s.path(ingestsDir, name)
 	if fetcher.Pieces(f.Size) <= 1 {
 		return place{name: name, data: path}
 	}
-	return place{name, path, filepath.Join(path, "data"), filepath.Join(path, "journal")}
+	return place{name, path, filepath.Join(path, dataFile), filepath.Join(path, journalFile)}
 }
 
 // Ingest begins or resumes bringing f through r. What was held of the same bytes

@@ -23,6 +23,9 @@ func (c *checker) checkViews() {
 			continue
 		}
 		c.views[e.Name()] = true
+		if info, err := os.Lstat(filepath.Join(path, viewFile)); err == nil && !info.Mode().IsRegular() {
+			c.wrong(filepath.Join(path, viewFile), "not a plain file")
+		}
 		var rec viewRecord
 		if c.failed(path, readRecord(filepath.Join(path, viewFile), &rec)) {
 			continue

@@ -59,6 +59,7 @@ func (s *Store) PinView(k ViewKey, v Volume) (View, bool, error) {
 	// A Pin of this name that cannot be read is replaced: who asks for a View to be
 	// pinned is about to mount it, so nothing is mounted at the target now.
 	if err := s.writeRecord(s.pinPath(v.Pin()), pin, privateFile); err != nil {
+		s.takeBack(v)
 		return View{}, false, fmt.Errorf("pin view of %s for volume %s: %w", k.Revision, v.ID, err)
 	}
 	s.mu.Lock()
@@ -66,6 +67,19 @@ func (s *Store) PinView(k ViewKey, v Volume) (View, bool, error) {
 	s.pins[v.Pin()] = pin
 	delete(s.unreadablePins, v.Pin())
 	return view, true, nil
+}
+
+// takeBack removes a Pin that may or may not have been written. If it cannot, nobody
+// knows whether it is there: it counts as one that cannot be read.
+func (s *Store) takeBack(v Volume) {
+	err := s.disk.Remove(s.pinPath(v.Pin()))
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err != nil {
+		s.unreadablePins[v.Pin()] = true
+	} else {
+		delete(s.unreadablePins, v.Pin())
+	}
 }
 
 // Unpin durably removes v's Pin, if there is one. The caller answers for v not being

@@ -20,7 +20,7 @@ func (s *Store) recover() error {
 	if err := s.sweep(); err != nil {
 		return err
 	}
-	for _, step := range []func() error{s.recoverBlobs, s.recoverOrigins, s.recoverViews, s.recoverPins} {
+	for _, step := range []func() error{s.recoverBlobs, s.recoverOrigins, s.recoverIngests, s.recoverViews, s.recoverPins} {
 		if err := step(); err != nil {
 			return err
 		}
@@ -103,6 +103,39 @@ func eachDigestEntry(top string, do func(d fetcher.Digest, path string, e fs.Dir
 	})
 }
 
+// recoverIngests keeps what can be resumed. It removes an Ingest without data, and one
+// of bytes that are here and came through its Repo: a Commit was stopped before it
+// cleared up.
+func (s *Store) recoverIngests() error {
+	entries, err := os.ReadDir(s.path(ingestsDir))
+	if err != nil {
+		return err
+	}
+	if len(entries) == 0 {
+		return nil
+	}
+	admitted := map[string]bool{}
+	for d := range s.blobs {
+		for r := range s.origins[d] {
+			admitted[ingestName(r, d)] = true
+		}
+	}
+	for _, e := range entries {
+		path := s.path(ingestsDir, e.Name())
+		empty := false
+		if e.IsDir() {
+			_, err := os.Lstat(filepath.Join(path, dataFile))
+			empty = errors.Is(err, fs.ErrNotExist)
+		}
+		if empty || admitted[e.Name()] {
+			if err := os.RemoveAll(path); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // recoverViews removes Views that were not born and loads the others.
 func (s *Store) recoverViews() error {
 	entries, err := os.ReadDir(s.path(viewsDir))
@@ -115,6 +148,10 @@ func (s *Store) recoverViews() error {
 			if err := s.disk.RemoveAll(path); err != nil {
 				return err
 			}
+			continue
+		}
+		if !e.IsDir() {
+			s.log.Warn("unknown entry in the cache", zap.String("path", path))
 			continue
 		}
 		var rec viewRecord

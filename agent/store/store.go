@@ -86,6 +86,9 @@ type Store struct {
 	// records is held by who changes a Repo's record or a Manifest.
 	records sync.Mutex
 
+	making sync.Mutex      // guards made, and is held while a directory is made
+	made   map[string]bool // private directories known to be durable
+
 	mu sync.RWMutex // guards everything below; nobody waits for the disk under it
 	// blobs holds the size in bytes of each Blob whose name is durable.
 	blobs   map[fetcher.Digest]int64
@@ -98,7 +101,6 @@ type Store struct {
 	// every View counts as pinned.
 	unreadablePins map[string]bool
 	busy           map[string]bool // names of open Ingests
-	made           map[string]bool // directories known to be durable
 	failed         error           // why nothing may be changed any more
 }
 
@@ -176,17 +178,14 @@ func (s *Store) path(elem ...string) string {
 
 // mkdir makes a private directory below the cache directory, durably.
 func (s *Store) mkdir(path string) error {
-	s.mu.RLock()
-	known := s.made[path]
-	s.mu.RUnlock()
-	if known {
+	s.making.Lock()
+	defer s.making.Unlock()
+	if s.made[path] {
 		return nil
 	}
 	if err := s.disk.MkdirAll(path, privateDir); err != nil {
 		return err
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.made[path] = true
 	return nil
 }

@@ -113,7 +113,8 @@ func (d Disk) RemoveAll(path string) error {
 }
 
 // MkdirAll makes path and its missing parents, each with exactly this mode, whatever
-// the umask. Levels that exist are left as they are.
+// the umask. Levels that exist are left as they are, and taken for durable: the caller
+// lets nobody else make them at the same time.
 func (d Disk) MkdirAll(path string, perm fs.FileMode) error {
 	switch info, err := os.Stat(path); {
 	case err == nil && info.IsDir():
@@ -130,10 +131,15 @@ func (d Disk) MkdirAll(path string, perm fs.FileMode) error {
 	if err := os.Mkdir(path, perm); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	if err := os.Chmod(path, perm); err != nil {
-		return err
+	err := os.Chmod(path, perm)
+	if err == nil {
+		err = d.syncDir(parent)
 	}
-	return d.syncDir(parent)
+	if err != nil {
+		// Or the next call would take it for durable.
+		return errors.Join(err, os.Remove(path))
+	}
+	return nil
 }
 
 // Link gives oldpath a second name. It is not durable before newpath's directory has
