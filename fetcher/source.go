@@ -29,7 +29,8 @@ func PieceAt(i int, size int64) Piece {
 type Source interface {
 	// Name is the word for this Source in progress, events and metrics: "hub".
 	Name() string
-	// Open prepares reading f of rev with cred. It may ask the network.
+	// Open prepares reading f of rev with cred. It may ask the network; ctx is for
+	// that alone, not for the Object's life.
 	Open(ctx context.Context, rev Revision, f File, cred Secret) (Object, error)
 }
 
@@ -64,7 +65,8 @@ type Proof struct {
 	Digest Digest // of the file; zero if not told
 }
 
-// Sink is where the engine brings bytes.
+// Sink is where the engine brings bytes. Implementations are safe for concurrent
+// use: many files are begun at once, and verified ones are committed meanwhile.
 type Sink interface {
 	// Begin returns the Ingest that f's bytes go to, or nil if f's bytes are
 	// here already. It may wait for another fetch of the same bytes.

@@ -1,0 +1,201 @@
+package fetcher
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+const (
+	// maxTries is how often in a row a Piece may bring no byte.
+	maxTries = 5
+	// The n-th of them is followed by about firstBackoff·2^(n-1).
+	firstBackoff = 250 * time.Millisecond
+)
+
+// work takes Pieces until the queue stops.
+func (r *run) work() {
+	for {
+		t, p, ok := r.queue.next()
+		if !ok {
+			return
+		}
+		err := r.piece(t, p)
+		if err != nil {
+			r.fail(err)
+		}
+		r.queue.finish(t, err == nil)
+	}
+}
+
+// piece brings one Piece to its Ingest.
+func (r *run) piece(t *task, p Piece) error {
+	body := &pieceReader{run: r, task: t, piece: p}
+	defer body.drop()
+	err := t.ingest.WritePiece(p, body)
+	if err == nil && body.pos != p.Size {
+		err = fmt.Errorf("only %d of %d bytes were taken", body.pos, p.Size)
+	}
+	if err == nil {
+		return nil
+	}
+	r.tell(-body.pos)
+	if body.err != nil {
+		return body.err // the Source's, however the sink wrapped it
+	}
+	return fmt.Errorf("write piece %d of %s of %s: %w", p.Index, t.ingest.File().Path, r.rev, err)
+}
+
+// open returns t's Object; the first caller opens it.
+func (r *run) open(ctx context.Context, t *task) (Object, error) {
+	select {
+	case t.opening <- struct{}{}:
+		defer func() { <-t.opening }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	if t.object == nil {
+		object, err := r.src.Open(ctx, r.rev, t.ingest.File(), r.cred)
+		if err != nil {
+			return nil, err
+		}
+		t.object = object
+	}
+	return t.object, nil
+}
+
+// errStalled is the cause with which the watchdog ends a read.
+var errStalled = errors.New("stalled")
+
+// pieceReader reads one Piece from the Source. When a read fails or stalls it asks
+// again for what is still missing, so whoever reads sees one unbroken Piece, or
+// the error that trying again did not mend.
+type pieceReader struct {
+	run   *run
+	task  *task
+	piece Piece
+	pos   int64 // bytes read so far
+	tries int   // failures since the last byte
+	err   error // the error that ended the Piece
+
+	// One request, while body is not nil or being asked for.
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	watch  *time.Timer // runs only while we wait for the Source, not while the sink writes
+	body   io.ReadCloser
+}
+
+func (p *pieceReader) Read(b []byte) (int, error) {
+	switch {
+	case p.pos == p.piece.Size:
+		return 0, io.EOF
+	case p.err != nil:
+		return 0, p.err
+	case len(b) == 0:
+		return 0, nil
+	}
+	b = b[:min(int64(len(b)), p.piece.Size-p.pos)]
+	for {
+		n, err := p.try(b)
+		p.pos += int64(n)
+		p.run.tell(int64(n))
+		if err != nil {
+			p.drop()
+		}
+		if n > 0 {
+			p.tries = 0
+			if err != nil && err != io.EOF && !Transient(err) && p.pos < p.piece.Size {
+				p.err = err
+			}
+			return n, nil
+		}
+		if err = p.again(err); err != nil {
+			p.err = err
+			return 0, err
+		}
+	}
+}
+
+// try reads once, asking the Source first if need be.
+func (p *pieceReader) try(b []byte) (n int, err error) {
+	if p.ctx == nil {
+		p.ctx, p.cancel = context.WithCancelCause(p.run.transfer)
+		p.watch = time.AfterFunc(p.run.cfg.Stall, func() { p.cancel(errStalled) })
+	}
+	p.watch.Reset(p.run.cfg.Stall)
+	defer p.watch.Stop()
+	if p.body == nil {
+		object, err := p.run.open(p.ctx, p.task)
+		if err == nil {
+			p.body, err = object.ReadRange(p.ctx, p.piece.Offset+p.pos, p.piece.Size-p.pos)
+		}
+		if err != nil {
+			return 0, p.judge(err)
+		}
+		p.watch.Reset(p.run.cfg.Stall)
+	}
+	for range 100 {
+		if n, err = p.body.Read(b); n > 0 || err != nil {
+			return n, p.judge(err)
+		}
+	}
+	return 0, p.judge(io.ErrNoProgress)
+}
+
+// judge says what an error of the Source is: ours, if we ended the read.
+func (p *pieceReader) judge(err error) error {
+	where := fmt.Sprintf("piece %d of %s of %s from %s", p.piece.Index, p.task.ingest.File().Path, p.run.rev, p.run.src.Name())
+	switch {
+	case err == nil:
+		return nil
+	case p.run.transfer.Err() != nil:
+		return fmt.Errorf("read %s: %w", where, context.Cause(p.run.transfer))
+	case context.Cause(p.ctx) == errStalled:
+		return &UnreachableError{fmt.Errorf("read %s: no bytes for %s", where, p.run.cfg.Stall)}
+	case err == io.EOF || err == io.ErrUnexpectedEOF || err == io.ErrNoProgress:
+		return &UnreachableError{fmt.Errorf("read %s: it ends early (%w)", where, err)}
+	}
+	return err
+}
+
+// drop ends the request under way, if there is one.
+func (p *pieceReader) drop() {
+	if p.body != nil {
+		p.body.Close()
+	}
+	if p.ctx != nil {
+		p.watch.Stop()
+		p.cancel(nil)
+	}
+	p.body, p.ctx = nil, nil
+}
+
+// again waits until the Piece may be tried again, and returns nil; or err, if it
+// may not.
+func (p *pieceReader) again(err error) error {
+	p.tries++
+	if !Transient(err) || p.tries == maxTries {
+		return err
+	}
+	wait := firstBackoff << (p.tries - 1)
+	wait += time.Duration(rand.Int64N(int64(wait))) - wait/2 // half to one and a half
+	var limited *RateLimitedError
+	if errors.As(err, &limited) {
+		wait += limited.RetryAfter
+	}
+	p.run.cfg.Log.Debug("a piece is tried again", zap.Stringer("revision", p.run.rev),
+		zap.Stringer("path", p.task.ingest.File().Path), zap.Int("piece", p.piece.Index), zap.Duration("after", wait), zap.Error(err))
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-p.run.stopping:
+		return err
+	}
+}
