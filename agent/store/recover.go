@@ -28,29 +28,30 @@ func (s *Store) recover() error {
 	return nil
 }
 
+// unswept are the directories that sweep leaves alone: nothing there needs to be
+// durable. (A View is whole by its rename, or removed by recoverViews.)
+var unswept = map[string]bool{"/" + ingestsDir: true, "/" + trashDir: true, "/" + quarantine: true}
+
 // sweep removes temporary files, and syncs every directory outside Views: a killed
 // process may have left names that everyone can see and a power cut would take.
 func (s *Store) sweep() error {
 	batch := s.disk.Batch()
-	batch.Dir(s.dir)
-	for _, top := range []string{blobsDir, sumsDir, manifestsDir, refsDir, originsDir, pinsDir, viewsDir} {
-		err := filepath.WalkDir(s.path(top), func(path string, e fs.DirEntry, err error) error {
-			switch {
-			case err != nil:
-				return err
-			case e.IsDir() && filepath.Dir(path) == s.path(viewsDir):
-				return filepath.SkipDir // whole by its rename, or removed by recoverViews
-			case e.IsDir():
-				batch.Dir(path)
-				s.made[path] = true
-			case durable.IsTemp(e.Name()):
-				return os.Remove(path)
-			}
-			return nil
-		})
-		if err != nil {
+	err := filepath.WalkDir(s.dir, func(path string, e fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
 			return err
+		case e.IsDir() && (filepath.Dir(path) == s.path(viewsDir) || unswept[path[len(s.dir):]]):
+			return filepath.SkipDir
+		case e.IsDir():
+			batch.Dir(path)
+			s.made[path] = true
+		case durable.IsTemp(e.Name()):
+			return os.Remove(path)
 		}
+		return nil
+	})
+	if err != nil {
+		return err
 	}
 	entries, err := os.ReadDir(s.path(trashDir))
 	if err != nil {
