@@ -559,9 +559,11 @@ type Waiting struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// A sentence for the pod's events: what, how far, how fast, from where, or
 	// what stands in the way.
-	Progress      string `protobuf:"bytes,1,opt,name=progress,proto3" json:"progress,omitempty"`
-	DoneBytes     int64  `protobuf:"varint,2,opt,name=done_bytes,json=doneBytes,proto3" json:"done_bytes,omitempty"`
-	TotalBytes    int64  `protobuf:"varint,3,opt,name=total_bytes,json=totalBytes,proto3" json:"total_bytes,omitempty"`
+	Progress   string `protobuf:"bytes,1,opt,name=progress,proto3" json:"progress,omitempty"`
+	DoneBytes  int64  `protobuf:"varint,2,opt,name=done_bytes,json=doneBytes,proto3" json:"done_bytes,omitempty"`
+	TotalBytes int64  `protobuf:"varint,3,opt,name=total_bytes,json=totalBytes,proto3" json:"total_bytes,omitempty"`
+	// The pod is being deleted: nobody needs the answer to be held any longer.
+	Over          bool `protobuf:"varint,4,opt,name=over,proto3" json:"over,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -615,6 +617,13 @@ func (x *Waiting) GetTotalBytes() int64 {
 		return x.TotalBytes
 	}
 	return 0
+}
+
+func (x *Waiting) GetOver() bool {
+	if x != nil {
+		return x.Over
+	}
+	return false
 }
 
 // Refused: what a person must mend.
@@ -864,13 +873,14 @@ const file_agent_proto_rawDesc = "" +
 	"\x06commit\x18\x03 \x01(\tR\x06commit\x12\x16\n" +
 	"\x06notice\x18\x04 \x01(\tR\x06notice\x12#\n" +
 	"\rfetched_bytes\x18\x05 \x01(\x03R\ffetchedBytes\x12\x12\n" +
-	"\x04bind\x18\x06 \x01(\bR\x04bind\"e\n" +
+	"\x04bind\x18\x06 \x01(\bR\x04bind\"y\n" +
 	"\aWaiting\x12\x1a\n" +
 	"\bprogress\x18\x01 \x01(\tR\bprogress\x12\x1d\n" +
 	"\n" +
 	"done_bytes\x18\x02 \x01(\x03R\tdoneBytes\x12\x1f\n" +
 	"\vtotal_bytes\x18\x03 \x01(\x03R\n" +
-	"totalBytes\"\xdb\x01\n" +
+	"totalBytes\x12\x12\n" +
+	"\x04over\x18\x04 \x01(\bR\x04over\"\xdb\x01\n" +
 	"\aRefused\x128\n" +
 	"\x06reason\x18\x01 \x01(\x0e2 .ballast.agent.v1.Refused.ReasonR\x06reason\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\"|\n" +

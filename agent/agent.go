@@ -1,0 +1,343 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+
+	"github.com/ballast-csi/ballast/agent/store"
+	"github.com/ballast-csi/ballast/fetcher"
+)
+
+// Config is what an Agent is made of. Durations left zero take their defaults.
+type Config struct {
+	Store     *store.Store
+	Authority fetcher.Authority
+	Source    fetcher.Source
+	Engine    *fetcher.Engine
+	Log       *zap.Logger
+	// Pods tells about the node's pods and takes events for them; nil without
+	// access to the Kubernetes API.
+	Pods Pods
+	// Registerer takes the agent's metrics; nil keeps them to itself.
+	Registerer prometheus.Registerer
+
+	// PublicFor is how long an anonymous proof of access holds (24 h).
+	PublicFor time.Duration
+	// ProofFor is how long a credential's proof of access holds (10 min).
+	ProofFor time.Duration
+	// ProofGrace is added to ProofFor while the Hub cannot be reached (0).
+	ProofGrace time.Duration
+	// RefMaxAge is how long a resolved Ref is not asked again (60 s).
+	RefMaxAge time.Duration
+	// RetryEvery is the pause after a failure that time can mend (2 s).
+	RetryEvery time.Duration
+	// AskTimeout bounds the questions that one try asks the Authority (30 s).
+	AskTimeout time.Duration
+	// ForgetAfter is how long a Volume waits without a call (10 min): kubelet's
+	// longest silence is 122 s.
+	ForgetAfter time.Duration
+}
+
+func (c *Config) setDefaults() {
+	for _, d := range []struct {
+		field *time.Duration
+		value time.Duration
+	}{
+		{&c.PublicFor, 24 * time.Hour},
+		{&c.ProofFor, 10 * time.Minute},
+		{&c.RefMaxAge, time.Minute},
+		{&c.RetryEvery, 2 * time.Second},
+		{&c.AskTimeout, 30 * time.Second},
+		{&c.ForgetAfter, 10 * time.Minute},
+	} {
+		if *d.field == 0 {
+			*d.field = d.value
+		}
+	}
+}
+
+// Agent hands out Views. Make one with New; its background work is Run's.
+type Agent struct {
+	cfg     Config
+	log     *zap.Logger
+	store   *store.Store
+	access  *access
+	metrics *metrics
+	asking  keyedMutex[proofKey, lastAnswer] // one question a (credential, Repo) at a time
+	inbound keyedMutex[blobKey, struct{}]    // one fetch of a Digest through a Repo at a time
+
+	ctx    context.Context // ends when Run does: every wait selects on it
+	cancel context.CancelFunc
+	work   sync.WaitGroup // Flights and renewals
+
+	mu      sync.Mutex // guards what follows, and every Flight's waiters
+	closed  bool       // no new Flight or renewal starts
+	flights map[flightKey]*flight
+	calls   map[store.Volume]map[*call]struct{}
+	renew   map[fetcher.Repo]struct{} // renewals in progress
+}
+
+// call is one call of Acquire.
+type call struct {
+	pod  Pod
+	end  context.CancelFunc
+	over bool // its pod is being deleted; guarded by Agent.mu
+}
+
+// New checks cfg and makes an Agent; it starts nothing. Acquire works once Run
+// runs, and ends its waits when Run is told to stop.
+func New(cfg Config) (*Agent, error) {
+	if cfg.Store == nil || cfg.Authority == nil || cfg.Source == nil || cfg.Engine == nil || cfg.Log == nil {
+		return nil, errors.New("agent: Store, Authority, Source, Engine and Log are needed")
+	}
+	cfg.setDefaults()
+	a := &Agent{
+		cfg:     cfg,
+		log:     cfg.Log,
+		store:   cfg.Store,
+		access:  newAccess(cfg),
+		flights: map[flightKey]*flight{},
+		calls:   map[store.Volume]map[*call]struct{}{},
+		renew:   map[fetcher.Repo]struct{}{},
+	}
+	a.ctx, a.cancel = context.WithCancel(context.Background())
+	m, err := newMetrics(cfg.Registerer, a)
+	if err != nil {
+		return nil, fmt.Errorf("agent metrics: %w", err)
+	}
+	a.metrics = m
+	return a, nil
+}
+
+// Run does the agent's background work until ctx ends; then it ends every wait,
+// stops every Flight (their Ingests stay for resume) and returns when all of them
+// are gone.
+func (a *Agent) Run(ctx context.Context) error {
+	tick := time.NewTicker(min(30*time.Second, a.cfg.ForgetAfter))
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			a.forget(time.Now())
+			a.access.prune(time.Now())
+		case <-ctx.Done():
+			a.mu.Lock()
+			a.closed = true
+			a.mu.Unlock()
+			a.cancel()
+			a.work.Wait()
+			return nil
+		}
+	}
+}
+
+// Request asks for a View for a Volume.
+type Request struct {
+	Volume store.Volume
+	Pod    Pod // zero if there is none behind the Volume
+	Repo   fetcher.Repo
+	Ref    fetcher.Ref
+	Filter fetcher.Filter
+	Layout store.Layout
+	Token  fetcher.Secret
+}
+
+func (r Request) String() string {
+	ref := r.Ref.String()
+	if c, ok := r.Ref.Commit(); ok {
+		ref = c.Short()
+	}
+	return r.Repo.String() + "@" + ref
+}
+
+// Mountable is a View that is complete and pinned for the Volume that asked.
+type Mountable struct {
+	View     string // the View's directory, relative to the cache directory
+	Empty    string // an empty directory of the same file system, relative too
+	Revision fetcher.Revision
+	Notice   string // set when the Hub could not be asked; a sentence
+	Fetched  int64  // bytes that this Volume's Flight fetched; 0 on a hit
+	Bind     bool   // the pod has a user namespace of its own: an overlay cannot be idmapped
+}
+
+// Acquire returns a pinned View for req.Volume, waiting for it until ctx ends.
+// Then it returns a *WaitingError, and what was waited for goes on: the same
+// Volume's next call finds it further along. A *RefusedError is what a person must
+// mend. Acquire is idempotent.
+func (a *Agent) Acquire(ctx context.Context, req Request) (Mountable, error) {
+	ctx, c := a.enter(ctx, req)
+	defer a.leave(c, req.Volume)
+	waiting := &WaitingError{Progress: fmt.Sprintf("%s: asking %s", req, a.cfg.Authority.Name())}
+	for {
+		m, err := a.acquire(ctx, req)
+		var still *WaitingError
+		switch {
+		case err == nil:
+			a.metrics.acquired(m)
+			return m, nil
+		case errors.As(err, &still):
+			waiting = still
+		case ctx.Err() != nil: // the error is the end of the wait, not of what was asked
+		case !fetcher.Transient(err):
+			a.metrics.acquires.WithLabelValues(resultRefused).Inc()
+			return Mountable{}, refuse(req, err)
+		default:
+			waiting = &WaitingError{Progress: fmt.Sprintf("%s: waiting: %v", req, err)}
+			a.tell(req.Pod, waiting)
+			pause(ctx, a.cfg.RetryEvery, err)
+		}
+		if ctx.Err() != nil {
+			a.metrics.acquires.WithLabelValues(resultWaiting).Inc()
+			return Mountable{}, a.ended(c, waiting)
+		}
+	}
+}
+
+// ended says why a wait has ended without a View.
+func (a *Agent) ended(c *call, waiting *WaitingError) *WaitingError {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	switch {
+	case c.over:
+		return &WaitingError{Progress: waiting.Progress + "; the pod is being deleted", Done: waiting.Done, Total: waiting.Total, Over: true}
+	case a.closed:
+		return &WaitingError{Progress: waiting.Progress + "; the agent is stopping", Done: waiting.Done, Total: waiting.Total}
+	}
+	return waiting
+}
+
+// acquire is one try of Acquire.
+func (a *Agent) acquire(ctx context.Context, req Request) (m Mountable, err error) {
+	g, err := a.authorise(ctx, req)
+	if err != nil {
+		return Mountable{}, err
+	}
+	bind, err := a.userNamespace(ctx, req.Pod)
+	if err != nil {
+		return Mountable{}, err
+	}
+	if m, ok, err := a.pinned(req); ok || err != nil {
+		m.Bind = bind
+		return m, err
+	}
+	key := store.ViewKey{Revision: g.manifest.Revision, Ref: req.Ref, Filter: req.Filter, Layout: req.Layout}
+	var fetched int64
+	view, ok, err := a.store.PinView(key, req.Volume)
+	if err == nil && !ok {
+		if fetched, err = a.fly(ctx, req, g); err != nil {
+			return Mountable{}, err
+		}
+		if err = a.store.AssembleView(ctx, key, g.manifest); err != nil {
+			return Mountable{}, err
+		}
+		if view, ok, err = a.store.PinView(key, req.Volume); err == nil && !ok {
+			err = fmt.Errorf("view of %s was gone before it could be pinned", key.Revision)
+		}
+	}
+	if err != nil {
+		return Mountable{}, err
+	}
+	return Mountable{view.Path, store.EmptyDir, key.Revision, g.notice, fetched, bind}, nil
+}
+
+// pinned returns the View that req.Volume has pinned already: a pod keeps the
+// Revision it started with, even if its Ref has moved since.
+func (a *Agent) pinned(req Request) (Mountable, bool, error) {
+	pin, ok := a.store.HasPin(req.Volume)
+	if !ok {
+		return Mountable{}, false, nil
+	}
+	view, ok, err := a.store.ViewByID(pin.View)
+	if err == nil && !ok {
+		// Left over from a View that is gone, so nobody can be using it.
+		err = a.store.Unpin(req.Volume)
+	}
+	if err != nil || !ok {
+		return Mountable{}, false, err
+	}
+	k := view.Key
+	if k.Revision.Repo != req.Repo || k.Filter != req.Filter || k.Layout != req.Layout {
+		return Mountable{}, false, fmt.Errorf("volume %s is pinned to a view of %s already: unpublish it first", req.Volume.ID, k.Revision)
+	}
+	return Mountable{View: view.Path, Empty: store.EmptyDir, Revision: k.Revision}, true, nil
+}
+
+// Release ends v's waiting and removes its Pin. It is idempotent.
+func (a *Agent) Release(_ context.Context, v store.Volume) error {
+	a.mu.Lock()
+	for c := range a.calls[v] {
+		c.end()
+	}
+	for _, f := range a.flights {
+		a.drop(f, v)
+	}
+	a.mu.Unlock()
+	return a.store.Unpin(v)
+}
+
+// Pins lists the Volumes that hold a Pin.
+func (a *Agent) Pins(context.Context) []store.Volume {
+	var vs []store.Volume
+	for _, p := range a.store.Pins() {
+		vs = append(vs, p.Volume)
+	}
+	return vs
+}
+
+// enter registers a call, so that Release, its pod's deletion and the agent's stop end
+// it by ending the context it returns. leave must follow.
+func (a *Agent) enter(ctx context.Context, req Request) (context.Context, *call) {
+	ctx, end := context.WithCancel(ctx)
+	stop := context.AfterFunc(a.ctx, end)
+	c := &call{pod: req.Pod, end: func() { stop(); end() }}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.calls[req.Volume] == nil {
+		a.calls[req.Volume] = map[*call]struct{}{}
+	}
+	a.calls[req.Volume][c] = struct{}{}
+	if a.cfg.Pods != nil && req.Pod.UID != "" && a.cfg.Pods.IsDeleting(req.Pod.UID) {
+		c.over = true
+		c.end()
+	}
+	return ctx, c
+}
+
+func (a *Agent) leave(c *call, v store.Volume) {
+	c.end()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if delete(a.calls[v], c); len(a.calls[v]) == 0 {
+		delete(a.calls, v)
+	}
+}
+
+// begin adds f to the agent's background work, unless the agent is stopping.
+// a.mu is held.
+func (a *Agent) begin(f func()) bool {
+	if a.closed {
+		return false
+	}
+	a.work.Go(f)
+	return true
+}
+
+// pause waits after err: as long as its RateLimitedError asks, or every.
+func pause(ctx context.Context, every time.Duration, err error) {
+	var limited *fetcher.RateLimitedError
+	if errors.As(err, &limited) {
+		every = max(every, limited.RetryAfter)
+	}
+	timer := time.NewTimer(every)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}

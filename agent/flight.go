@@ -1,0 +1,238 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/ballast-csi/ballast/agent/store"
+	"github.com/ballast-csi/ballast/fetcher"
+)
+
+// flightKey names a Snapshot: a Revision and the Filter that selects its files.
+type flightKey struct {
+	rev    fetcher.Revision
+	filter fetcher.Filter
+}
+
+// flight is the one materialisation of a Snapshot that all its waiting Volumes
+// share.
+type flight struct {
+	key      flightKey
+	manifest *fetcher.Manifest
+	progress *progress
+	ctx      context.Context
+	cancel   context.CancelFunc
+	done     chan struct{} // closed when it has ended
+	err      error         // set before done is closed
+
+	// Guarded by Agent.mu.
+	public  bool // bytes may be asked for anonymously
+	waiters map[store.Volume]*waiter
+	denied  map[fetcher.Secret]error // credentials turned away since their Volume last joined
+}
+
+// waiter is a Volume that waits for a flight, from its first call until Release or
+// until it has not called for Config.ForgetAfter.
+type waiter struct {
+	token    fetcher.Secret
+	pod      Pod
+	calls    int // now waiting
+	lastCall time.Time
+	failed   chan struct{} // closed when this waiter alone is turned away
+	err      error         // set before failed is closed
+}
+
+// fly waits for the Snapshot that g grants, and returns the bytes fetched for it.
+func (a *Agent) fly(ctx context.Context, req Request, g grant) (fetched int64, err error) {
+	f, w, err := a.join(req, g)
+	if err != nil {
+		return 0, err
+	}
+	defer func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		w.calls--
+		w.lastCall = time.Now()
+		select {
+		case <-f.done:
+			delete(f.waiters, req.Volume)
+		default:
+		}
+	}()
+	select {
+	case <-f.done:
+		return f.progress.fetchedBytes(), f.err
+	case <-w.failed:
+		return 0, w.err
+	case <-ctx.Done():
+		return 0, f.progress.waiting()
+	}
+}
+
+// join makes req.Volume a waiter of the Snapshot's flight, starting one if none is
+// under way. A flight in a.flights is never one that is ending.
+func (a *Agent) join(req Request, g grant) (*flight, *waiter, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	key := flightKey{g.manifest.Revision, req.Filter}
+	f := a.flights[key]
+	if f == nil {
+		f = &flight{
+			key:      key,
+			manifest: g.manifest,
+			progress: newProgress(g.manifest, a.cfg.Source.Name()),
+			done:     make(chan struct{}),
+			waiters:  map[store.Volume]*waiter{},
+			denied:   map[fetcher.Secret]error{},
+		}
+		f.ctx, f.cancel = context.WithCancel(a.ctx)
+		if !a.begin(func() { a.run(f) }) {
+			return nil, nil, context.Canceled
+		}
+		a.flights[key] = f
+	}
+	if g.public {
+		f.public = true
+		delete(f.denied, fetcher.Secret{})
+	}
+	delete(f.denied, req.Token)
+	w := f.waiters[req.Volume]
+	if w == nil {
+		w = &waiter{failed: make(chan struct{})}
+		f.waiters[req.Volume] = w
+	}
+	w.token, w.pod = req.Token, req.Pod
+	w.calls++
+	return f, w, nil
+}
+
+// drop removes v from f's waiters; without waiters f ends. a.mu is held.
+func (a *Agent) drop(f *flight, v store.Volume) {
+	if _, ok := f.waiters[v]; !ok {
+		return
+	}
+	delete(f.waiters, v)
+	if len(f.waiters) == 0 {
+		f.cancel()
+		a.forgetFlight(f)
+	}
+}
+
+// forgetFlight makes sure that nobody joins f any more. a.mu is held.
+func (a *Agent) forgetFlight(f *flight) {
+	if a.flights[f.key] == f {
+		delete(a.flights, f.key)
+	}
+}
+
+// forget drops the Volumes that have not called for too long.
+func (a *Agent) forget(now time.Time) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, f := range a.flights {
+		for v, w := range f.waiters {
+			if w.calls == 0 && now.Sub(w.lastCall) > a.cfg.ForgetAfter {
+				a.drop(f, v)
+			}
+		}
+	}
+}
+
+// run brings f's Snapshot, trying for as long as anyone waits and time can mend
+// what goes wrong.
+func (a *Agent) run(f *flight) {
+	started := time.Now()
+	f.err = a.bring(f)
+	a.mu.Lock()
+	a.forgetFlight(f)
+	f.cancel()
+	close(f.done)
+	a.mu.Unlock()
+	a.metrics.flightSeconds.WithLabelValues(flightResult(f.err)).Observe(time.Since(started).Seconds())
+	log := a.log.With(zap.Stringer("revision", f.key.rev), zap.Int64("fetched_bytes", f.progress.fetchedBytes()),
+		zap.Duration("took", time.Since(started)))
+	if f.err != nil {
+		log.Warn("flight ended without its snapshot", zap.Error(f.err))
+		return
+	}
+	log.Info("snapshot complete")
+}
+
+func (a *Agent) bring(f *flight) error {
+	sink := &sink{agent: a, repo: f.key.rev.Repo, progress: f.progress}
+	for {
+		cred, err := a.credential(f)
+		if err != nil {
+			return err
+		}
+		f.progress.restart()
+		err = a.cfg.Engine.Fetch(f.ctx, a.cfg.Source, f.key.rev, f.manifest.Files, cred, sink, func(delta int64) {
+			f.progress.fetch(delta)
+			if delta > 0 {
+				a.metrics.fetchedBytes.WithLabelValues(a.cfg.Source.Name()).Add(float64(delta))
+			}
+		})
+		switch {
+		case err == nil:
+			return nil
+		case f.ctx.Err() != nil:
+			return f.ctx.Err()
+		case fetcher.Denied(err):
+			if err := a.turnAway(f, cred, err); err != nil {
+				return err
+			}
+		case fetcher.Transient(err) || errors.Is(err, store.ErrNoSpace):
+			f.progress.stuck(err)
+			a.tellWaiters(f)
+			a.log.Debug("flight waits", zap.Stringer("revision", f.key.rev), zap.Error(err))
+			pause(f.ctx, a.cfg.RetryEvery, err)
+		default:
+			return err
+		}
+	}
+}
+
+// credential chooses whose credential f asks with next, and turns away the waiters
+// that have none left. It fails when no waiter is left.
+func (a *Agent) credential(f *flight) (fetcher.Secret, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var last error = context.Canceled
+	for v, w := range f.waiters {
+		candidates := []fetcher.Secret{w.token}
+		if f.public {
+			candidates = []fetcher.Secret{{}, w.token}
+		}
+		for _, cred := range candidates {
+			if f.denied[cred] == nil {
+				return cred, nil
+			}
+		}
+		w.err, last = f.denied[w.token], f.denied[w.token]
+		close(w.failed)
+		delete(f.waiters, v)
+	}
+	a.forgetFlight(f)
+	return fetcher.Secret{}, last
+}
+
+// turnAway records that cred was denied while f was under way.
+func (a *Agent) turnAway(f *flight, cred fetcher.Secret, err error) error {
+	a.mu.Lock()
+	f.denied[cred] = err
+	a.mu.Unlock()
+	return a.access.withdraw(cred, f.key.rev.Repo)
+}
+
+// tellWaiters puts f's progress on the pods that wait for it.
+func (a *Agent) tellWaiters(f *flight) {
+	waiting := f.progress.waiting()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, w := range f.waiters {
+		a.tell(w.pod, waiting)
+	}
+}

@@ -1,0 +1,101 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"io"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/ballast-csi/ballast/agent/store"
+	"github.com/ballast-csi/ballast/agent/store/storetest"
+	"github.com/ballast-csi/ballast/fetcher"
+)
+
+// stuck is a Source and an Authority of one public file that never comes.
+type stuck struct{ file fetcher.File }
+
+func (stuck) Name() string { return "stuck" }
+
+func (s stuck) Resolve(context.Context, fetcher.Repo, fetcher.Ref, fetcher.Secret) (fetcher.Commit, error) {
+	return fetcher.ParseCommit(strings.Repeat("a", 40))
+}
+
+func (s stuck) Manifest(_ context.Context, rev fetcher.Revision, _ fetcher.Secret) (*fetcher.Manifest, error) {
+	return fetcher.NewManifest(rev, "stuck", []fetcher.File{s.file})
+}
+
+func (s stuck) Prove(context.Context, fetcher.Repo, fetcher.Ref, fetcher.Path, fetcher.Secret) (fetcher.Proof, error) {
+	return fetcher.Proof{}, nil
+}
+
+func (s stuck) Open(context.Context, fetcher.Revision, fetcher.File, fetcher.Secret) (fetcher.Object, error) {
+	return s, nil
+}
+
+func (s stuck) ReadRange(ctx context.Context, _, _ int64) (io.ReadCloser, error) {
+	<-ctx.Done()
+	return nil, &fetcher.UnreachableError{Err: context.Cause(ctx)}
+}
+
+func (stuck) Close() error { return nil }
+
+func TestAVolumeThatStopsCallingIsForgottenAndItsFlightEnds(t *testing.T) {
+	s := storetest.Open(t)
+	synctest.Test(t, func(t *testing.T) {
+		path, _ := fetcher.ParsePath("model.bin")
+		digest, _ := fetcher.NewDigest(fetcher.SHA256, strings.Repeat("0", 64))
+		far := stuck{fetcher.File{Path: path, Size: 10, Digest: digest}}
+		engine, err := fetcher.NewEngine(fetcher.EngineConfig{Log: zap.NewNop()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		a, err := New(Config{Store: s, Authority: far, Source: far, Engine: engine, Log: zap.NewNop()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		ended := make(chan error)
+		go func() { ended <- a.Run(ctx) }()
+
+		repo, _ := fetcher.ParseRepo("org/name")
+		ref, _ := fetcher.ParseRef("main")
+		req := Request{Volume: store.Volume{ID: "v", Target: "/t"}, Repo: repo, Ref: ref, Layout: store.Snapshot}
+		flights := func() int {
+			a.mu.Lock()
+			defer a.mu.Unlock()
+			return len(a.flights)
+		}
+		call := func(d time.Duration) {
+			t.Helper()
+			ctx, cancel := context.WithTimeout(t.Context(), d)
+			defer cancel()
+			var waiting *WaitingError
+			if _, err := a.Acquire(ctx, req); !errors.As(err, &waiting) {
+				t.Fatalf("Acquire: %v, want a WaitingError", err)
+			}
+		}
+		// kubelet's calls, and its longest silence between them.
+		for range 3 {
+			call(118 * time.Second)
+			time.Sleep(122 * time.Second)
+			if flights() != 1 {
+				t.Fatal("the flight ended in one of kubelet's silences")
+			}
+		}
+		time.Sleep(10*time.Minute + 31*time.Second)
+		synctest.Wait()
+		if flights() != 0 {
+			t.Error("the flight goes on though its last volume has not called for ten minutes")
+		}
+		call(time.Second) // a new one starts from what is on disk
+		stop()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+}

@@ -1,0 +1,97 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/ballast-csi/ballast/fetcher"
+)
+
+func TestKeyedMutexLetsOneInAtATimeAndForgetsKeys(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var k keyedMutex[string, int]
+		value, unlock, err := k.lock(t.Context(), "a")
+		if err != nil {
+			t.Fatal(err)
+		}
+		*value = 7
+		if _, unlockB, err := k.lock(t.Context(), "b"); err != nil {
+			t.Fatal("another key had to wait: ", err)
+		} else {
+			unlockB()
+		}
+		seen := make(chan int)
+		go func() {
+			value, unlock, err := k.lock(t.Context(), "a")
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer unlock()
+			seen <- *value
+		}()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, _, err := k.lock(ctx, "a"); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("a held key: %v, want the context's end", err)
+		}
+		unlock()
+		if got := <-seen; got != 7 {
+			t.Errorf("the next holder sees %d, want what the one before left: 7", got)
+		}
+		synctest.Wait()
+		if len(k.held) != 0 {
+			t.Errorf("%d keys are kept that nobody holds", len(k.held))
+		}
+	})
+}
+
+func TestProgressTellsHowFarHowFastAndWhatStandsInTheWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		repo, _ := fetcher.ParseRepo("Qwen/Qwen3-0.6B")
+		commit, _ := fetcher.ParseCommit(strings.Repeat("9d3b8e01", 5))
+		path, _ := fetcher.ParsePath("model.safetensors")
+		digest, _ := fetcher.NewDigest(fetcher.SHA256, strings.Repeat("0", 64))
+		p := newProgress(&fetcher.Manifest{
+			Revision: fetcher.Revision{Repo: repo, Commit: commit},
+			Files:    []fetcher.File{{Path: path, Size: 1_500_000_000, Digest: digest}},
+		}, "hub")
+		p.restart()
+		p.hold(30_000_000)
+		for range 2 {
+			time.Sleep(time.Second) // of the bubble's clock
+			p.fetch(300_000_000)
+		}
+		if got, want := p.waiting().Progress, "Qwen/Qwen3-0.6B@9d3b8e0: 42% of 1.5 GB, 300 MB/s, about 3s left, from hub"; got != want {
+			t.Errorf("progress %q, want %q", got, want)
+		}
+		p.stuck(errors.New("hub answered 503"))
+		if got := p.waiting().Progress; !strings.Contains(got, "42% of 1.5 GB; waiting: hub answered 503") {
+			t.Errorf("progress %q does not say what stands in the way", got)
+		}
+		time.Sleep(time.Minute)
+		p.fetch(1_000_000)
+		p.fetch(-1_000_000)
+		if got := p.waiting(); strings.Contains(got.Progress, "503") || got.Done != 630_000_000 {
+			t.Errorf("after bytes flowed again: %+v", got)
+		}
+		p.fetch(870_000_000)
+		if got := p.waiting().Progress; !strings.Contains(got, "100% of 1.5 GB, being verified") {
+			t.Errorf("progress %q of a whole snapshot", got)
+		}
+	})
+}
+
+func TestBytesText(t *testing.T) {
+	for n, want := range map[int64]string{
+		0: "0 B", 999: "999 B", 1000: "1.0 kB", 999_400: "999 kB", 999_600: "1.0 MB", 17_000_000: "17 MB", 1_500_000_000: "1.5 GB", 405_000_000_000: "405 GB",
+	} {
+		if got := bytesText(n); got != want {
+			t.Errorf("bytesText(%d) = %q, want %q", n, got, want)
+		}
+	}
+}

@@ -1,0 +1,68 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/ballast-csi/ballast/fetcher"
+)
+
+// Pod is who uses a Volume. The zero Pod is nobody (the command line).
+type Pod struct{ Namespace, Name, UID string }
+
+// Pods is what the agent asks about the node's pods. agent/kube satisfies it.
+type Pods interface {
+	// UserNamespace reports whether p has a user namespace of its own
+	// (hostUsers: false). It asks rather than guesses.
+	UserNamespace(ctx context.Context, p Pod) (bool, error)
+	// IsDeleting reports whether the pod of this uid is known to be being deleted.
+	IsDeleting(uid string) bool
+	// Tell puts an event on p; it never blocks.
+	Tell(p Pod, reason, message string)
+}
+
+// PodDeleting ends the waits of a pod that is being deleted at once, so that it does
+// not hang in Terminating. Its Pins stay until Release.
+func (a *Agent) PodDeleting(uid string) {
+	if uid == "" {
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, calls := range a.calls {
+		for c := range calls {
+			if c.pod.UID == uid {
+				c.over = true
+				c.end()
+			}
+		}
+	}
+	for _, f := range a.flights {
+		for v, w := range f.waiters {
+			if w.pod.UID == uid {
+				a.drop(f, v)
+			}
+		}
+	}
+}
+
+// userNamespace reports whether p needs a mount that can be idmapped. Without API
+// access there is nobody to ask, and every pod gets the overlay.
+func (a *Agent) userNamespace(ctx context.Context, p Pod) (bool, error) {
+	if a.cfg.Pods == nil || p.UID == "" {
+		return false, nil
+	}
+	own, err := a.cfg.Pods.UserNamespace(ctx, p)
+	if err != nil {
+		return false, &fetcher.UnreachableError{Err: fmt.Errorf("whether pod %s/%s has a user namespace of its own is not known: %w", p.Namespace, p.Name, err)}
+	}
+	return own, nil
+}
+
+// tell puts what stands in a pod's way on the pod, where kubelet shows it only when
+// the held call ends.
+func (a *Agent) tell(p Pod, waiting *WaitingError) {
+	if a.cfg.Pods != nil && p.UID != "" {
+		a.cfg.Pods.Tell(p, "BallastWaiting", waiting.Progress)
+	}
+}

@@ -1,0 +1,132 @@
+package agent_test
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/ballast-csi/ballast/agent"
+)
+
+// pods stands in for agent/kube, whose own tests show that it keeps this promise.
+type pods struct {
+	mu        sync.Mutex
+	own       map[string]bool // by uid: has a user namespace of its own
+	away      bool            // the API server does not answer
+	deleting  map[string]bool
+	told      []string
+	toldAbout chan struct{}
+}
+
+func newPods() *pods {
+	return &pods{own: map[string]bool{}, deleting: map[string]bool{}, toldAbout: make(chan struct{}, 100)}
+}
+
+func (p *pods) UserNamespace(_ context.Context, pod agent.Pod) (bool, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.away {
+		return false, errors.New("connection refused")
+	}
+	return p.own[pod.UID], nil
+}
+
+func (p *pods) IsDeleting(uid string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.deleting[uid]
+}
+
+func (p *pods) Tell(pod agent.Pod, _, message string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.told = append(p.told, pod.Name+": "+message)
+	select {
+	case p.toldAbout <- struct{}{}:
+	default:
+	}
+}
+
+func of(pod string) func(*agent.Request) {
+	return func(r *agent.Request) { r.Pod = agent.Pod{Namespace: "default", Name: pod, UID: "uid-" + pod} }
+}
+
+func TestAPodThatIsBeingDeletedWaitsNoLonger(t *testing.T) {
+	w := newWorld(t)
+	p := newPods()
+	w.cfg.Pods = p
+	w.start()
+	w.hub.AddRepo("org/name", small(1))
+	release := w.hub.Hold("org/name", "config.json")
+	defer release()
+	ended := make(chan error, 1)
+	go func() {
+		_, err := w.Acquire(context.Background(), request("gone", "org/name", of("gone")))
+		ended <- err
+	}()
+	stays := request("stays", "org/name", of("stays"))
+	for w.waiters() != 2 {
+		w.waits(stays, 20*time.Millisecond)
+	}
+	w.PodDeleting("uid-gone")
+	var waiting *agent.WaitingError
+	if err := <-ended; !errors.As(err, &waiting) || !waiting.Over {
+		t.Fatalf("the call of a pod being deleted ended with %v, want a WaitingError that is Over", err)
+	}
+	contains(t, waiting.Progress, "being deleted")
+	if got := w.waiters(); got != 1 {
+		t.Errorf("%v volumes wait, want the other pod's", got)
+	}
+	p.mu.Lock()
+	p.deleting["uid-gone"] = true
+	p.mu.Unlock()
+	if again := w.waits(request("gone", "org/name", of("gone")), 20*time.Second); !again.Over {
+		t.Errorf("a later call of that pod waited: %v", again)
+	}
+	release()
+	w.sees(w.must(stays), small(1))
+}
+
+func TestAPodWithItsOwnUserNamespaceIsToldToBind(t *testing.T) {
+	w := newWorld(t)
+	p := newPods()
+	p.own["uid-own"] = true
+	w.cfg.Pods = p
+	w.start()
+	w.hub.AddRepo("org/name", small(1))
+	for range 2 { // the first call, and one for what is pinned
+		if m := w.must(request("own", "org/name", of("own"))); !m.Bind {
+			t.Error("a pod with a user namespace of its own was not told to bind")
+		}
+		if m := w.must(request("host", "org/name", of("host"))); m.Bind {
+			t.Error("a pod in the host's user namespace was told to bind")
+		}
+	}
+	p.mu.Lock()
+	p.away = true
+	p.mu.Unlock()
+	waiting := w.waits(request("unknown", "org/name", of("unknown")), 200*time.Millisecond) // never guessed
+	contains(t, waiting.Progress, "default/unknown", "user namespace")
+}
+
+func TestWhatStandsInTheWayIsToldOnThePod(t *testing.T) {
+	w := newWorld(t)
+	p := newPods()
+	w.cfg.Pods = p
+	w.start()
+	w.hub.AddRepo("org/name", small(1))
+	w.hub.Down(true)
+	ended := make(chan error, 1)
+	go func() {
+		_, err := w.Acquire(t.Context(), request("one", "org/name", of("one")))
+		ended <- err
+	}()
+	<-p.toldAbout
+	w.hub.Down(false)
+	must(t, <-ended) // within the same call: time mended it
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	contains(t, p.told[0], "one: org/name@main: waiting:")
+}

@@ -1,0 +1,122 @@
+package agent
+
+import (
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/ballast-csi/ballast/fetcher"
+)
+
+// rateWindow is how far back a Flight's rate looks.
+const rateWindow = 5 * time.Second
+
+// progress is how far a Flight is. It is safe for concurrent use.
+type progress struct {
+	rev    fetcher.Revision
+	source string
+	total  int64 // bytes of the Snapshot
+
+	mu      sync.Mutex // guards what follows
+	held    int64      // bytes that needed no fetching, of this attempt
+	fetched int64      // bytes fetched, of this attempt and not dropped since
+	brought int64      // bytes fetched by all attempts
+	marks   [2]mark    // the rate's window starts at marks[0], the next at marks[1]
+	problem error      // what stands in the way now
+}
+
+type mark struct {
+	at      time.Time
+	brought int64
+}
+
+func newProgress(m *fetcher.Manifest, source string) *progress {
+	now := mark{at: time.Now()}
+	return &progress{rev: m.Revision, source: source, total: m.Bytes(), marks: [2]mark{now, now}}
+}
+
+// restart begins an attempt: what is held is counted anew.
+func (p *progress) restart() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.held, p.fetched = 0, 0
+}
+
+// hold counts bytes that need no fetching.
+func (p *progress) hold(n int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.held += n
+}
+
+// fetch counts fetched bytes; negative when a Piece is dropped.
+func (p *progress) fetch(delta int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.fetched += delta
+	if delta > 0 {
+		p.brought += delta
+		p.problem = nil
+	}
+	if now := time.Now(); now.Sub(p.marks[1].at) >= rateWindow {
+		p.marks[0], p.marks[1] = p.marks[1], mark{now, p.brought}
+	}
+}
+
+// stuck records what stands in the way until bytes flow again.
+func (p *progress) stuck(err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.problem = err
+}
+
+// fetchedBytes returns what was fetched so far, whatever became of it.
+func (p *progress) fetchedBytes() int64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.brought
+}
+
+// waiting describes the Flight to one who waits for it.
+func (p *progress) waiting() *WaitingError {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	done := min(p.held+max(p.fetched, 0), p.total)
+	text := fmt.Sprintf("%s: %d%% of %s", p.rev, percent(done, p.total), bytesText(p.total))
+	rate := float64(p.brought-p.marks[0].brought) / max(time.Since(p.marks[0].at).Seconds(), 0.001)
+	switch {
+	case p.problem != nil:
+		text += fmt.Sprintf("; waiting: %v", p.problem)
+	case rate >= 1 && done < p.total:
+		left := time.Duration(float64(p.total-done) / rate * float64(time.Second))
+		text += fmt.Sprintf(", %s/s, about %s left, from %s", bytesText(int64(rate)), left.Round(time.Second), p.source)
+	case done == p.total:
+		text += ", being verified and made durable"
+	default:
+		text += fmt.Sprintf(", from %s", p.source)
+	}
+	return &WaitingError{Progress: text, Done: done, Total: p.total}
+}
+
+func percent(done, total int64) int64 {
+	if total == 0 {
+		return 100
+	}
+	return int64(float64(done) / float64(total) * 100)
+}
+
+// bytesText writes a number of bytes for people, in powers of ten: "1.5 GB".
+func bytesText(n int64) string {
+	const units = "kMGTPE"
+	if n < 1000 {
+		return fmt.Sprintf("%d B", n)
+	}
+	value, unit := float64(n)/1000, 0
+	for value >= 999.5 && unit < len(units)-1 {
+		value, unit = value/1000, unit+1
+	}
+	if value < 10 {
+		return fmt.Sprintf("%.1f %cB", value, units[unit])
+	}
+	return fmt.Sprintf("%.0f %cB", value, units[unit])
+}

@@ -1,0 +1,141 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/spf13/cobra"
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/ballast-csi/ballast/agent"
+	"github.com/ballast-csi/ballast/agent/agentrpc"
+	"github.com/ballast-csi/ballast/agent/store"
+	"github.com/ballast-csi/ballast/fetcher"
+	"github.com/ballast-csi/ballast/fetcher/hub"
+)
+
+// Defaults that the two processes share; the directories are hostPaths on a node.
+const (
+	defaultCacheDir    = "/var/lib/ballast"
+	defaultAgentSocket = "/run/ballast/agent.sock"
+	defaultCSIHTTP     = "/run/ballast/csi-http.sock"
+	defaultEndpoint    = "https://huggingface.co"
+)
+
+type agentFlags struct {
+	cacheDir      string
+	socket        string
+	csiUID        int
+	httpAddress   string
+	csiHTTPSocket string
+	logLevel      string
+	core          coreFlags
+}
+
+// coreFlags are what any process that runs an agent can be told.
+type coreFlags struct {
+	endpoint    string
+	connections int
+	publicFor   time.Duration
+	proofFor    time.Duration
+	proofGrace  time.Duration
+	refMaxAge   time.Duration
+}
+
+func agentCommand() *cobra.Command {
+	var f agentFlags
+	cmd := &cobra.Command{
+		Use:   "agent",
+		Short: "Run the node's agent: fetch, verify and keep snapshots",
+		Args:  cobra.NoArgs,
+		RunE:  func(cmd *cobra.Command, _ []string) error { return runAgent(cmd.Context(), f) },
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&f.cacheDir, "cache-dir", defaultCacheDir, "directory of the cache; this process must own it")
+	flags.StringVar(&f.socket, "socket", defaultAgentSocket, "unix socket to serve the CSI driver on")
+	flags.IntVar(&f.csiUID, "csi-uid", 0, "uid of the CSI driver's process; besides it only this process's own uid may connect")
+	flags.StringVar(&f.httpAddress, "http-address", ":9808", "address for /healthz, /readyz and /metrics")
+	flags.StringVar(&f.csiHTTPSocket, "csi-http-socket", defaultCSIHTTP, "unix socket of the CSI driver whose metrics are shown too; empty for none")
+	flags.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
+	f.core.register(cmd)
+	return cmd
+}
+
+func (f *coreFlags) register(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.StringVar(&f.endpoint, "hub-endpoint", env("HF_ENDPOINT", defaultEndpoint), "URL of the Hub; the default is $HF_ENDPOINT")
+	flags.IntVar(&f.connections, "connections", 8, "connections that fetch at the same time for one snapshot")
+	flags.DurationVar(&f.publicFor, "public-for", 24*time.Hour, "how long a proof that a repository is public holds")
+	flags.DurationVar(&f.proofFor, "proof-for", 10*time.Minute, "how long a proof that a token may read a repository holds")
+	flags.DurationVar(&f.proofGrace, "proof-grace", 0, "added to --proof-for while the Hub cannot be reached")
+	flags.DurationVar(&f.refMaxAge, "ref-max-age", time.Minute, "how long a resolved branch or tag is not asked again")
+}
+
+// newAgent builds the core on an open store.
+func (f coreFlags) newAgent(s *store.Store, reg prometheus.Registerer, log *zap.Logger) (*agent.Agent, error) {
+	client, err := hub.New(hub.Config{Endpoint: f.endpoint, UserAgent: "ballast/" + version, Log: log.Named("hub")})
+	if err != nil {
+		return nil, usageError{fmt.Errorf("--hub-endpoint: %w", err)}
+	}
+	engine, err := fetcher.NewEngine(fetcher.EngineConfig{Connections: f.connections, Log: log.Named("fetch")})
+	if err != nil {
+		return nil, usageError{err}
+	}
+	return agent.New(agent.Config{
+		Store:      s,
+		Authority:  client,
+		Source:     client,
+		Engine:     engine,
+		Log:        log.Named("agent"),
+		Registerer: reg,
+		PublicFor:  f.publicFor,
+		ProofFor:   f.proofFor,
+		ProofGrace: f.proofGrace,
+		RefMaxAge:  f.refMaxAge,
+	})
+}
+
+func runAgent(ctx context.Context, f agentFlags) (err error) {
+	log, err := newLogger(f.logLevel)
+	if err != nil {
+		return err
+	}
+	s, err := store.Open(store.Config{Dir: f.cacheDir, Log: log.Named("store")})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.Close()) }()
+	reg := newRegistry("agent")
+	a, err := f.core.newAgent(s, reg, log)
+	if err != nil {
+		return err
+	}
+	socket, err := agentrpc.Listen(f.socket, log.Named("rpc"), f.csiUID, os.Getuid())
+	if err != nil {
+		return fmt.Errorf("--socket: %w", err)
+	}
+	defer socket.Close()
+	web, err := net.Listen("tcp", f.httpAddress)
+	if err != nil {
+		return fmt.Errorf("--http-address: %w", err)
+	}
+	gatherers := prometheus.Gatherers{reg}
+	if f.csiHTTPSocket != "" {
+		gatherers = append(gatherers, remoteMetrics(f.csiHTTPSocket))
+	}
+	log.Info("agent starts", zap.String("version", version), zap.String("cache_dir", f.cacheDir), zap.String("socket", f.socket),
+		zap.String("http_address", web.Addr().String()), zap.String("hub_endpoint", f.core.endpoint))
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return a.Run(ctx) })
+	g.Go(func() error { return agentrpc.Serve(ctx, socket, a) })
+	g.Go(func() error { return serveHTTP(ctx, web, observe(gatherers, log, nil)) })
+	err = g.Wait()
+	log.Info("agent has stopped", zap.Error(err))
+	return err
+}
