@@ -34,7 +34,7 @@ fuzz:
 
 # A Hub and clients that nobody here wrote; downloads pinned Python packages.
 e2e-hub:
-	cd e2e && go test -count=1 -timeout 15m ./...
+	cd e2e && go test -v -count=1 -timeout 15m ./...
 
 # build/ballast-image.tar, an OCI layout for linux/amd64 and linux/arm64.
 image:
