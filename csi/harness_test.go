@@ -200,7 +200,8 @@ func (b *bench) serve(t *testing.T) (conn *grpc.ClientConn, stop func() error) {
 			t.Errorf("Run = %v", err)
 		}
 		conn.Close()
-		goleak.VerifyNone(t, leaks)
+		goleak.VerifyNone(t, leaks, goleak.IgnoreAnyFunction( // ginkgo's own, for the life of the process
+			"github.com/onsi/ginkgo/v2/internal/interrupt_handler.(*InterruptHandler).registerForInterrupts.func2"))
 	})
 	return conn, stop
 }

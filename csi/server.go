@@ -129,8 +129,12 @@ func registrationSocket(cfg Config) string {
 // errRan says that a Server was used twice.
 var errRan = errors.New("csi: Run was called before")
 
-// drain is how long a call that is mounting may take to end when the server stops.
-const drain = 5 * time.Second
+const (
+	// drain is how long a call that is mounting may take to end when the server stops.
+	drain = 5 * time.Second
+	// handshake is how long a connection may stay silent: stopping waits for it.
+	handshake = time.Second
+)
 
 // Run serves until ctx ends, and then returns nil: every wait ends at once, mounts
 // stay. It returns an error if it cannot listen, if kubelet refuses the driver, or if
@@ -142,7 +146,7 @@ func (s *Server) Run(ctx context.Context) error {
 	ctx, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
 
-	server := grpc.NewServer(grpc.UnaryInterceptor(s.observe))
+	server := grpc.NewServer(grpc.UnaryInterceptor(s.observe), grpc.ConnectionTimeout(handshake))
 	spec.RegisterIdentityServer(server, &identity{name: s.cfg.Driver, version: s.cfg.Version})
 	spec.RegisterNodeServer(server, s.node)
 	service, err := serve(server, s.cfg.Socket, fail)
@@ -154,7 +158,7 @@ func (s *Server) Run(ctx context.Context) error {
 
 	if s.cfg.RegistrationDir != "" {
 		// Second: kubelet calls the service as soon as it sees this socket.
-		server := grpc.NewServer()
+		server := grpc.NewServer(grpc.ConnectionTimeout(handshake))
 		registration.RegisterRegistrationServer(server, &registrar{
 			info: &registration.PluginInfo{
 				Type: registration.CSIPlugin, Name: s.cfg.Driver,
