@@ -45,6 +45,9 @@ func (n *node) acquire(ctx context.Context, req *agentpb.AcquireRequest) (*agent
 			return nil, refused(result.Refused)
 		case *agentpb.AcquireResponse_Waiting:
 			last = failf(waiting, "%s", result.Waiting.GetProgress())
+			if result.Waiting.GetOver() { // the pod is being deleted: kubelet waits for this call to unpublish
+				return nil, last
+			}
 		default:
 			if err != nil {
 				last = failf(agentAway, "%s: %v", agentUnreachable, err)

@@ -30,6 +30,12 @@ func afterWait(r *agentpb.AcquireResponse) answer {
 	}
 }
 
+// over says that nobody waits for the View any more.
+func over(r *agentpb.AcquireResponse) *agentpb.AcquireResponse {
+	r.GetWaiting().Over = true
+	return r
+}
+
 // hung never answers.
 func hung(ctx context.Context, _ *agentpb.AcquireRequest) (*agentpb.AcquireResponse, error) {
 	<-ctx.Done()
@@ -53,6 +59,7 @@ func TestPublishHoldsUntilDeadlineThenAborts(t *testing.T) {
 		"an agent that answers too soon":   {120 * time.Second, answering(waitingFor(progress)), 118 * time.Second, codes.Aborted, progress},
 		"an agent that hangs":              {120 * time.Second, hung, 119 * time.Second, codes.Unavailable, "not reachable"},
 		"an agent that says nothing":       {120 * time.Second, answering(&agentpb.AcquireResponse{}), 118 * time.Second, codes.Unavailable, "does not know"},
+		"a pod that is being deleted":      {120 * time.Second, answering(over(waitingFor(progress))), 0, codes.Aborted, progress},
 		"no space yet ends at once":        {120 * time.Second, answering(refusing(agentpb.Refused_NO_SPACE, "too large")), 0, codes.ResourceExhausted, "too large"},
 		"what a person mends ends at once": {120 * time.Second, answering(refusing(agentpb.Refused_DENIED, "accept the conditions")), 0, codes.PermissionDenied, "accept"},
 	} {

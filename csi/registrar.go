@@ -3,6 +3,7 @@ package csi
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 
 	"go.uber.org/zap"
 	registration "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
@@ -12,9 +13,10 @@ import (
 // its plugins_registry, asks for info, and says what came of it.
 type registrar struct {
 	registration.UnimplementedRegistrationServer
-	info *registration.PluginInfo
-	log  *zap.Logger
-	fail context.CancelCauseFunc
+	info       *registration.PluginInfo
+	log        *zap.Logger
+	registered *atomic.Bool
+	fail       context.CancelCauseFunc
 }
 
 func (r *registrar) GetInfo(context.Context, *registration.InfoRequest) (*registration.PluginInfo, error) {
@@ -24,6 +26,7 @@ func (r *registrar) GetInfo(context.Context, *registration.InfoRequest) (*regist
 // NotifyRegistrationStatus ends the process on a refusal: kubelet asks again only when
 // the socket is made anew.
 func (r *registrar) NotifyRegistrationStatus(_ context.Context, status *registration.RegistrationStatus) (*registration.RegistrationStatusResponse, error) {
+	r.registered.Store(status.PluginRegistered)
 	if status.PluginRegistered {
 		r.log.Info("registered with kubelet")
 	} else {

@@ -65,7 +65,9 @@ type Server struct {
 	node    *node
 	log     *zap.Logger
 	metrics *metrics
-	ran     atomic.Bool
+
+	ran        atomic.Bool // Run was called
+	registered atomic.Bool // kubelet said so
 }
 
 // New checks the configuration and starts nothing.
@@ -164,7 +166,7 @@ func (s *Server) Run(ctx context.Context) error {
 				Type: registration.CSIPlugin, Name: s.cfg.Driver,
 				Endpoint: s.cfg.KubeletSocketPath, SupportedVersions: []string{"1.0.0"},
 			},
-			log: s.log, fail: fail,
+			log: s.log, registered: &s.registered, fail: fail,
 		})
 		registry, err := serve(server, registrationSocket(s.cfg), fail)
 		if err != nil {

@@ -151,12 +151,21 @@ func TestRegistersWithKubelet(t *testing.T) {
 		t.Fatalf("registered, but nobody serves: %v", err)
 	}
 	defer silent.Close() // stopping must not wait for it
+	if err := b.Probe(t.Context()); err == nil || !strings.Contains(err.Error(), "not registered") {
+		t.Errorf("Probe before kubelet has registered it = %v", err)
+	}
 	_, err = kubelet.NotifyRegistrationStatus(t.Context(), &registration.RegistrationStatus{PluginRegistered: true})
 	must(t, err)
+	if err := b.Probe(t.Context()); err != nil {
+		t.Errorf("Probe = %v", err)
+	}
 	start := time.Now()
 	must(t, stop())
 	if took := time.Since(start); took > drain {
 		t.Errorf("stopping with a silent connection took %s", took)
+	}
+	if err := b.Probe(t.Context()); err == nil {
+		t.Error("Probe of a server that has stopped succeeded")
 	}
 	if _, err := os.Lstat(socket); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("registration socket after the end: %v", err)
