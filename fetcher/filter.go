@@ -21,7 +21,8 @@ const maxPattern = 1024
 // NewFilter takes patterns of Python's fnmatch.fnmatchcase, against the whole
 // path: '*' matches anything, '/' included, '?' one character, '[seq]' and
 // '[!seq]' one character in or not in seq; there is no other meaning. As in
-// huggingface_hub, a pattern that ends in '/' means everything below.
+// huggingface_hub (utils/_paths.py), '\' is '/', in patterns and in paths, and a
+// pattern that ends in '/' means everything below.
 func NewFilter(include, exclude []string) (Filter, error) {
 	in, err := joinPatterns(include)
 	if err != nil {
@@ -40,7 +41,7 @@ func joinPatterns(patterns []string) (string, error) {
 		if p == "" || len(p) > maxPattern || !utf8.ValidString(p) || strings.ContainsFunc(p, func(r rune) bool { return r < ' ' || r == 0x7f }) {
 			return "", fmt.Errorf("pattern %q: must be 1 to %d bytes of UTF-8 without control characters", p[:min(len(p), 64)], maxPattern)
 		}
-		if strings.HasSuffix(p, "/") {
+		if p = slashes(p); strings.HasSuffix(p, "/") {
 			p += "*"
 		}
 		clean = append(clean, p)
@@ -48,6 +49,8 @@ func joinPatterns(patterns []string) (string, error) {
 	slices.Sort(clean)
 	return strings.Join(slices.Compact(clean), "\n"), nil
 }
+
+func slashes(s string) string { return strings.ReplaceAll(s, `\`, "/") }
 
 // Include returns the patterns of which a file must match one; none means any file.
 func (f Filter) Include() []string { return splitPatterns(f.include) }
@@ -64,7 +67,8 @@ func splitPatterns(joined string) []string {
 
 // Match reports whether f lets p through.
 func (f Filter) Match(p Path) bool {
-	match := func(pattern string) bool { return fnmatch([]rune(pattern), []rune(p.s)) }
+	name := []rune(slashes(p.s))
+	match := func(pattern string) bool { return fnmatch([]rune(pattern), name) }
 	return (f.include == "" || slices.ContainsFunc(f.Include(), match)) && !slices.ContainsFunc(f.Exclude(), match)
 }
 

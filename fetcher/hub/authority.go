@@ -18,7 +18,7 @@ func (c *Client) Resolve(ctx context.Context, repo fetcher.Repo, ref fetcher.Ref
 	var info struct {
 		SHA string `json:"sha"`
 	}
-	budget := int64(maxAnswer)
+	budget := c.maxAnswer
 	if _, err := c.askJSON(ctx, q, &budget, &info); err != nil {
 		return fetcher.Commit{}, err
 	}

@@ -150,27 +150,6 @@ func TestManifestFollowsPagesOnlyWhereTheyMayBe(t *testing.T) {
 	}
 }
 
-func TestEndlessListingIsRefused(t *testing.T) {
-	for _, c := range []struct {
-		filler, pages int
-		want          string
-	}{{0, 1000, "does not end"}, {16 << 20, 4, "64 MiB"}} {
-		h := hubtest.New(t)
-		rev := serve(t, h, "org/name")
-		page, filler := 0, strings.Repeat(" ", c.filler)
-		h.Intercept(func(w http.ResponseWriter, r *http.Request) bool {
-			page++
-			w.Header().Set("Link", fmt.Sprintf(`<%s?cursor=%d>; rel="next"`, r.URL.Path, page))
-			fmt.Fprintf(w, `[%s{}]`, filler)
-			return true
-		})
-		_, err := newClient(t, h.URL()).Manifest(t.Context(), rev, fetcher.Secret{})
-		if !errors.Is(err, fetcher.ErrMalformed) || !strings.Contains(err.Error(), c.want) || page != c.pages {
-			t.Errorf("after %d pages: %v", page, err)
-		}
-	}
-}
-
 func TestProveShowsWhoMayReadContent(t *testing.T) {
 	h := hubtest.New(t)
 	h.AddToken("stranger")

@@ -43,9 +43,8 @@ const (
 	headersTimeout = 30 * time.Second
 	idleTimeout    = 90 * time.Second
 	// askTimeout bounds a whole exchange that is not content.
-	askTimeout = 60 * time.Second
-	// maxAnswer bounds one JSON answer, and a listing of all its pages, in bytes.
-	maxAnswer    = 64 << 20
+	askTimeout   = 60 * time.Second
+	maxAnswer    = 64 << 20 // bytes
 	maxPages     = 1000
 	maxRedirects = 5
 )
@@ -72,6 +71,7 @@ type Client struct {
 	userAgent string
 	transport http.RoundTripper
 	log       *zap.Logger
+	maxAnswer int64 // bytes of JSON in one answer, or in all pages of a listing
 }
 
 var (
@@ -94,7 +94,7 @@ func New(cfg Config) (*Client, error) {
 	if cfg.Connections == 0 {
 		cfg.Connections = 8
 	}
-	c := &Client{endpoint: endpoint, userAgent: cfg.UserAgent, transport: cfg.Transport, log: cfg.Log}
+	c := &Client{endpoint: endpoint, userAgent: cfg.UserAgent, transport: cfg.Transport, log: cfg.Log, maxAnswer: maxAnswer}
 	if c.userAgent == "" {
 		c.userAgent = "ballast"
 	}

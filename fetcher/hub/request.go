@@ -163,7 +163,7 @@ func (c *Client) askJSON(ctx context.Context, q request, budget *int64, v any) (
 	return a, nil
 }
 
-var errTooLong = fmt.Errorf("it is longer than %d MiB", maxAnswer>>20)
+var errTooLong = errors.New("it is longer than any that makes sense")
 
 // bounded reads until *left bytes are used up, and keeps the error that ended it.
 type bounded struct {

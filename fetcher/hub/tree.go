@@ -36,7 +36,7 @@ func (c *Client) Manifest(ctx context.Context, rev fetcher.Revision, cred fetche
 	q.url.RawQuery = "recursive=true&expand=false"
 	var files []fetcher.File
 	seen := map[string]bool{}
-	budget := int64(maxAnswer)
+	budget := c.maxAnswer
 	for {
 		seen[q.url.String()] = true
 		var page []json.RawMessage

@@ -2,10 +2,45 @@ package hub
 
 import (
 	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
 	"testing"
 
 	"github.com/ballast-csi/ballast/fetcher"
+	"github.com/ballast-csi/ballast/fetcher/hub/hubtest"
 )
+
+func TestEndlessListingIsRefused(t *testing.T) {
+	for _, c := range []struct {
+		filler, pages int
+		want          string
+	}{{0, maxPages, "does not end"}, {100_000, 6, "longer"}} {
+		h := hubtest.New(t)
+		page, filler := 0, strings.Repeat(" ", c.filler)
+		h.Intercept(func(w http.ResponseWriter, r *http.Request) bool {
+			page++
+			w.Header().Set("Link", fmt.Sprintf(`<%s?cursor=%d>; rel="next"`, r.URL.Path, page))
+			fmt.Fprintf(w, `[%s{}]`, filler)
+			return true
+		})
+		client, err := New(Config{Endpoint: h.URL()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer client.CloseIdle()
+		client.maxAnswer = 512 << 10
+		repo, err := fetcher.ParseRepo("org/name")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = client.Manifest(t.Context(), fetcher.Revision{Repo: repo}, fetcher.Secret{})
+		if !errors.Is(err, fetcher.ErrMalformed) || !strings.Contains(err.Error(), c.want) || page != c.pages {
+			t.Errorf("after %d pages: %v", page, err)
+		}
+	}
+}
 
 func FuzzTree(f *testing.F) {
 	for _, s := range []string{

@@ -1,0 +1,119 @@
+package fetcher_test
+
+import (
+	"encoding/json"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ballast-csi/ballast/fetcher"
+)
+
+// testdata/fnmatch.py made the table with the real huggingface_hub.
+func TestFilterAgreesWithHuggingfaceHub(t *testing.T) {
+	text, err := os.ReadFile("testdata/fnmatch.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var table struct {
+		Paths    []string
+		Patterns map[string]string
+	}
+	if err := json.Unmarshal(text, &table); err != nil || len(table.Patterns) < 600 {
+		t.Fatalf("%d patterns, %v", len(table.Patterns), err)
+	}
+	for pattern, want := range table.Patterns {
+		include, err1 := fetcher.NewFilter([]string{pattern}, nil)
+		exclude, err2 := fetcher.NewFilter(nil, []string{pattern})
+		if err1 != nil || err2 != nil {
+			t.Fatalf("%q: %v, %v", pattern, err1, err2)
+		}
+		for i, s := range table.Paths {
+			p := pathOf(t, s)
+			if got := include.Match(p); got != (want[i] == '1') || exclude.Match(p) == got {
+				t.Errorf("%q includes %q: %v, excludes it: %v", pattern, s, got, !exclude.Match(p))
+			}
+		}
+	}
+}
+
+func pathOf(t testing.TB, s string) fetcher.Path {
+	t.Helper()
+	p, err := fetcher.ParsePath(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func TestFilterCombinesPatternsAndIsComparable(t *testing.T) {
+	f, err := fetcher.NewFilter([]string{"*.json", "onnx/", "*.json"}, []string{"onnx/old*"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for s, want := range map[string]bool{"a.json": true, "x/y.json": true, "onnx/m": true, "onnx/old.json": false, "b.bin": false} {
+		if f.Match(pathOf(t, s)) != want {
+			t.Errorf("%s: %v", s, !want)
+		}
+	}
+	same, _ := fetcher.NewFilter([]string{"onnx/*", "*.json"}, []string{"onnx/old*"})
+	other, _ := fetcher.NewFilter([]string{"onnx/*"}, []string{"onnx/old*"})
+	if f != same || f == other || !slices.Equal(f.Include(), []string{"*.json", "onnx/*"}) || !slices.Equal(f.Exclude(), []string{"onnx/old*"}) {
+		t.Errorf("%q %q", f.Include(), f.Exclude())
+	}
+	if none := (fetcher.Filter{}); !none.Match(pathOf(t, "any/thing")) || none.Include() != nil {
+		t.Error("the zero Filter is not open")
+	}
+}
+
+func TestFilterRefusesPatternsThatAreNone(t *testing.T) {
+	for _, s := range []string{"", "a\nb", "\x00", "\xff", "a\x7f", strings.Repeat("a", 1025)} {
+		if _, err := fetcher.NewFilter([]string{s}, nil); err == nil || !strings.Contains(err.Error(), "include") {
+			t.Errorf("include %q: %v", s, err)
+		}
+		if _, err := fetcher.NewFilter(nil, []string{"*", s}); err == nil || !strings.Contains(err.Error(), "exclude") {
+			t.Errorf("exclude %q: %v", s, err)
+		}
+	}
+}
+
+func TestHostilePatternsAreQuick(t *testing.T) {
+	hostile := strings.Repeat("*a", 500) + "b"
+	f, err := fetcher.NewFilter([]string{hostile, strings.Repeat("[a-b]*", 170)}, []string{strings.Repeat("[", 1000)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	f.Match(pathOf(t, strings.TrimSuffix(strings.Repeat(strings.Repeat("a", 200)+"/", 15), "/")))
+	if d := time.Since(began); d > 10*time.Second {
+		t.Errorf("it took %s", d)
+	}
+}
+
+func FuzzFilter(f *testing.F) {
+	for _, s := range []string{"*", "a/*", "[a-b]?", "[!]]*", "a\\b", "[", "x/", "[z-a]*"} {
+		f.Add(s, "a/b.json")
+	}
+	f.Fuzz(func(t *testing.T, pattern, path string) {
+		p, err := fetcher.ParsePath(path)
+		if err != nil {
+			return
+		}
+		include, err := fetcher.NewFilter([]string{pattern}, nil)
+		if err != nil {
+			return
+		}
+		exclude, err := fetcher.NewFilter(nil, []string{pattern})
+		if err != nil || include.Match(p) == exclude.Match(p) {
+			t.Errorf("%q and %q: %v", pattern, path, err)
+		}
+		if again, err := fetcher.NewFilter(include.Include(), nil); err != nil || again != include {
+			t.Errorf("%q is not stable: %v", pattern, err)
+		}
+		if !strings.ContainsAny(pattern, `*?[\/`) && include.Match(p) != (pattern == strings.ReplaceAll(path, `\`, "/")) {
+			t.Errorf("%q without wildcards and %q", pattern, path)
+		}
+	})
+}

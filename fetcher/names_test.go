@@ -1,0 +1,187 @@
+package fetcher_test
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"github.com/ballast-csi/ballast/fetcher"
+)
+
+func TestParseRepo(t *testing.T) {
+	for s, want := range map[string]struct {
+		kind fetcher.Kind
+		name string
+	}{
+		"Qwen/Qwen3-0.6B":              {fetcher.Model, "Qwen/Qwen3-0.6B"},
+		"gpt2":                         {fetcher.Model, "gpt2"},
+		"models/org/name":              {fetcher.Model, "org/name"},
+		"models/name":                  {fetcher.Model, "models/name"},
+		"datasets/org/name":            {fetcher.Dataset, "org/name"},
+		"datasets/squad":               {fetcher.Dataset, "squad"},
+		"datasets":                     {fetcher.Model, "datasets"},
+		"a/b":                          {fetcher.Model, "a/b"},
+		"_a_/b.c-d_":                   {fetcher.Model, "_a_/b.c-d_"},
+		"a/" + strings.Repeat("b", 94): {fetcher.Model, "a/" + strings.Repeat("b", 94)},
+	} {
+		r, err := fetcher.ParseRepo(s)
+		if err != nil || r.Kind() != want.kind || r.Name() != want.name {
+			t.Errorf("%q: %v %v, %v", s, r.Kind(), r.Name(), err)
+		}
+		if again, err := fetcher.ParseRepo(r.String()); err != nil || again != r {
+			t.Errorf("%q is %q, which reads as %q, %v", s, r, again, err)
+		}
+	}
+	for _, s := range []string{
+		"", "/", "a/", "/a", "a/b/c", "datasets/", "datasets/a/b/c", "spaces/a/b", "a--b", "a..b", "-a", "a-", ".a", "a.",
+		"a/.b", "a/b.git", "a b", "a/b\n", "a/b\x00", "../a", "a/..", "a\\b", "a/b?c", "a/b#c", "a/b%2f", "ü/b", "a@b", "https://huggingface.co/a/b",
+		strings.Repeat("a", 97),
+	} {
+		if r, err := fetcher.ParseRepo(s); err == nil || !r.IsZero() || !strings.Contains(err.Error(), "org/name") {
+			t.Errorf("%q reads as %q, %v", s, r, err)
+		}
+	}
+	if _, err := fetcher.NewRepo("space", "a/b"); err == nil {
+		t.Error("a space was taken")
+	}
+	if r, _ := fetcher.ParseRepo("org/name"); r.Flat() != "org--name" {
+		t.Errorf("flat is %q", r.Flat())
+	}
+}
+
+func TestParseRef(t *testing.T) {
+	for _, s := range []string{"main", "v1.0", "refs/pr/1", "refs/convert/parquet", "feature/x-y_z", "ü", "a@b", "HEAD", "-", strings.Repeat("a", 255)} {
+		r, err := fetcher.ParseRef(s)
+		if s == "-" {
+			if err == nil {
+				t.Errorf("%q was taken", s)
+			}
+			continue
+		}
+		if err != nil || r.String() != s {
+			t.Errorf("%q: %q, %v", s, r, err)
+		}
+		if _, pinned := r.Commit(); pinned {
+			t.Errorf("%q pins a commit", s)
+		}
+	}
+	for _, s := range []string{
+		"", "@", "a..b", "a@{1}", "a.", "/a", "a/", "a//b", ".a", "a/.b", "..", "../a", "a.lock", "a.lock/b", "-x", "a/-b",
+		"a b", "a~b", "a^b", "a:b", "a?b", "a*b", "a[b", `a\b`, "a\nb", "a\x00", "a\x7f", "\xff", strings.Repeat("a", 256),
+	} {
+		if r, err := fetcher.ParseRef(s); err == nil || !r.IsZero() {
+			t.Errorf("%q reads as %q", s, r)
+		}
+	}
+	const hex = "0123456789ABCDEF0123456789abcdef01234567"
+	r, err := fetcher.ParseRef(hex)
+	c, pinned := r.Commit()
+	if err != nil || !pinned || c.String() != strings.ToLower(hex) || c.Ref() != r || c.Short() != "0123456" {
+		t.Errorf("%v, %v, %v", r, c, err)
+	}
+}
+
+func TestParseCommit(t *testing.T) {
+	for _, s := range []string{"", "main", strings.Repeat("a", 39), strings.Repeat("a", 41), strings.Repeat("g", 40), strings.Repeat("ſ", 20)} {
+		if c, err := fetcher.ParseCommit(s); err == nil || !c.IsZero() || c.Short() != "" {
+			t.Errorf("%q reads as %q", s, c)
+		}
+	}
+}
+
+func TestParsePath(t *testing.T) {
+	for _, s := range []string{
+		"a", "a/b", ".gitattributes", ".gitignore", "a/.gitx", "...", "..a", "a b", "ü", "a:b", "C:/x", `a\b`, "-rf", "~", "*", "%2e%2e",
+		strings.Repeat("a", 255), strings.Repeat(strings.Repeat("a", 255)+"/", 12)[:3071],
+	} {
+		if p, err := fetcher.ParsePath(s); err != nil || p.String() != s {
+			t.Errorf("%q: %q, %v", s, p, err)
+		}
+	}
+	for _, s := range []string{
+		"", "/", "/a", "a/", "a//b", ".", "..", "./a", "a/.", "a/..", "../a", "a/../b", ".git", ".GIT/config", "a/.Git", "a\x00", "a\nb", "\x1b", "a\x7f",
+		"\xff", "a\xc0\xaf", strings.Repeat("a", 256), "a/" + strings.Repeat("ü", 128), strings.Repeat("a/", 1537) + "a",
+	} {
+		if p, err := fetcher.ParsePath(s); err == nil || !p.IsZero() || len(err.Error()) > 1200 {
+			t.Errorf("%.20q reads as %.20q, %.100v", s, p, err)
+		}
+	}
+}
+
+// What is read from JSON is checked as what is parsed.
+func TestJSONCannotHoldABadName(t *testing.T) {
+	var f fetcher.File
+	var rev fetcher.Revision
+	for text, into := range map[string]any{
+		`{"path":"../x"}`: &f, `{"digest":"sha256:zz"}`: &f, `{"digest":"md5:00"}`: &f, `{"repo":"a//b"}`: &rev, `{"commit":"main"}`: &rev,
+	} {
+		if err := json.Unmarshal([]byte(text), into); err == nil {
+			t.Errorf("%s was read: %+v", text, into)
+		}
+	}
+	var ref fetcher.Ref
+	if err := json.Unmarshal([]byte(`"a..b"`), &ref); err == nil {
+		t.Errorf("read %q", ref)
+	}
+	text, err := json.Marshal(testRevision)
+	if err != nil || json.Unmarshal(text, &rev) != nil || rev != testRevision {
+		t.Errorf("%s reads as %v, %v", text, rev, err)
+	}
+}
+
+func FuzzParseRepo(f *testing.F) {
+	for _, s := range []string{"org/name", "gpt2", "datasets/org/name", "models/org/name", "a--b", "../x", "datasets/datasets/x"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		r, err := fetcher.ParseRepo(s)
+		if err != nil {
+			return
+		}
+		again, err := fetcher.ParseRepo(r.String())
+		if err != nil || again != r {
+			t.Errorf("%q is %q, which reads as %q, %v", s, r, again, err)
+		}
+		if strings.ContainsAny(r.Flat(), "/\\\x00\n ") || r.Flat() == ".." || strings.HasPrefix(r.Flat(), ".") {
+			t.Errorf("%q has the flat name %q", s, r.Flat())
+		}
+	})
+}
+
+func FuzzParseRef(f *testing.F) {
+	for _, s := range []string{"main", "refs/pr/1", "v1.0", "a..b", ".x", strings.Repeat("A", 40)} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		r, err := fetcher.ParseRef(s)
+		if err != nil {
+			return
+		}
+		again, err := fetcher.ParseRef(r.String())
+		if err != nil || again != r {
+			t.Errorf("%q is %q, which reads as %q, %v", s, r, again, err)
+		}
+		for _, part := range strings.Split(r.String(), "/") {
+			if part == "" || part == "." || part == ".." {
+				t.Errorf("%q was taken", s)
+			}
+		}
+	})
+}
+
+func FuzzParsePath(f *testing.F) {
+	for _, s := range []string{"a/b", "../a", "a/./b", ".git/x", "a\\..\\b", "ü", "a\x00b"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		p, err := fetcher.ParsePath(s)
+		if err != nil {
+			return
+		}
+		for _, part := range strings.Split(p.String(), "/") {
+			if part == "" || part == "." || part == ".." || len(part) > 255 || strings.EqualFold(part, ".git") || strings.ContainsRune(part, 0) {
+				t.Errorf("%q was taken", s)
+			}
+		}
+	})
+}
