@@ -346,6 +346,31 @@ func TestPermanentErrorIsNotHeldUpByATrickle(t *testing.T) {
 	})
 }
 
+func TestFilesStillBeginningEndWithTheFirstError(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		x := newFetch(t, map[string][]byte{"denied": filled(10, 'd'), "waits": filled(2000, 'w'), "deaf": filled(1000, 'x')})
+		x.sink.begin = func(ctx context.Context, f fetcher.File) error {
+			switch f.Path.String() {
+			case "waits":
+				return wait(ctx, time.Hour)
+			case "deaf":
+				return wait(context.WithoutCancel(ctx), 5*time.Second)
+			}
+			return nil
+		}
+		x.source.each = func(_ context.Context, a ask, r io.Reader) (io.Reader, error) {
+			if a.path != "denied" {
+				t.Errorf("%+v", a)
+			}
+			return nil, fetcher.ErrForbidden
+		}
+		if err := x.run(t.Context(), fetcher.EngineConfig{}); !errors.Is(err, fetcher.ErrForbidden) || x.took != 5*time.Second {
+			t.Errorf("after %s: %v", x.took, err)
+		}
+		x.wantHere()
+	})
+}
+
 func TestCancelledFetchEndsAtOnceAndCommitsWhatIsVerified(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		x := newFetch(t, map[string][]byte{"done": filled(5000, 'd'), "half": filled(2000, 'h'), "waits": filled(20, 'w')})

@@ -123,12 +123,20 @@ func (o *fakeObject) ReadRange(ctx context.Context, off, n int64) (io.ReadCloser
 			return nil, err
 		}
 	}
-	return &fakeBody{r, done}, nil
+	return &fakeBody{ctx, r, done}, nil
 }
 
 type fakeBody struct {
-	io.Reader
+	ctx  context.Context
+	r    io.Reader
 	done func()
+}
+
+func (b *fakeBody) Read(p []byte) (int, error) {
+	if b.ctx.Err() != nil {
+		return 0, b.ctx.Err()
+	}
+	return b.r.Read(p)
 }
 
 func (b *fakeBody) Close() error { b.done(); return nil }
@@ -155,6 +163,7 @@ type memSink struct {
 	verify func(f fetcher.File) error
 	commit func(n int) error
 	close  func(f fetcher.File) error
+	greedy bool // a Piece is read to the reader's end
 
 	mu           sync.Mutex
 	here         map[fetcher.Digest][]byte // committed
@@ -191,13 +200,13 @@ func (s *memSink) Begin(ctx context.Context, f fetcher.File) (fetcher.Ingest, er
 }
 
 func (s *memSink) Commit(ctx context.Context, ins []fetcher.Ingest) error {
-	if ctx.Err() != nil {
-		return ctx.Err()
-	}
 	if s.commit != nil {
 		if err := s.commit(len(ins)); err != nil {
 			return err
 		}
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -246,8 +255,20 @@ func (in *memIngest) Missing() []fetcher.Piece {
 }
 
 func (in *memIngest) WritePiece(p fetcher.Piece, r io.Reader) error {
-	if _, err := io.ReadFull(r, in.data[p.Offset:p.Offset+p.Size]); err != nil {
-		return fmt.Errorf("keep piece: %w", err)
+	buffer := make([]byte, testPiece+100)
+	if in.sink.greedy {
+		n, err := io.ReadAtLeast(r, buffer, int(p.Size))
+		if err != nil || n != int(p.Size) {
+			return fmt.Errorf("%d bytes for a piece of %d, %v", n, p.Size, err)
+		}
+		copy(in.data[p.Offset:], buffer[:n])
+	} else if _, err := io.ReadFull(r, in.data[p.Offset:p.Offset+p.Size]); err != nil {
+		return fmt.Errorf("keep piece: %v", err) // a sink need not pass the source's error on
+	}
+	if in.sink.greedy {
+		if more, err := io.ReadAll(r); len(more) > 0 || err != nil {
+			return fmt.Errorf("%d bytes beyond the piece, %v", len(more), err)
+		}
 	}
 	if in.sink.write != nil {
 		if err := in.sink.write(in.file, p); err != nil {

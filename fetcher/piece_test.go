@@ -1,6 +1,7 @@
 package fetcher_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -209,8 +210,10 @@ func TestSourceThatGivesMoreOrLessIsNotBelieved(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		x := newFetch(t, map[string][]byte{"f": filled(2000, 'f')})
 		x.source.each = func(_ context.Context, a ask, r io.Reader) (io.Reader, error) {
-			return io.MultiReader(r, strings.NewReader("and more")), nil
+			all, err := io.ReadAll(io.MultiReader(r, strings.NewReader("and more")))
+			return bytes.NewReader(all), err
 		}
+		x.sink.greedy = true
 		if err := x.run(t.Context(), fetcher.EngineConfig{}); err != nil || x.progress != 2000 {
 			t.Errorf("more: %v, %d bytes", err, x.progress)
 		}

@@ -29,6 +29,9 @@ func TestSecretNeverPrints(t *testing.T) {
 	shown := map[string]string{}
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "%d", "%t", "%T"} {
 		shown[verb] = fmt.Sprintf(verb, s) + fmt.Sprintf(verb, &s)
+		if verb != "%T" && shown[verb] != "[redacted][redacted]" {
+			t.Errorf("%s gives %s", verb, shown[verb])
+		}
 		shown[verb+" of a struct"] = fmt.Sprintf(verb, holder)
 	}
 	shown["Print"] = fmt.Sprint(s, &s, []any{s})
