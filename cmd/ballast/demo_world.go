@@ -10,7 +10,6 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"golang.org/x/sync/errgroup"
-	"google.golang.org/grpc"
 
 	"github.com/ballast-csi/ballast/agent/agentpb"
 	"github.com/ballast-csi/ballast/agent/agentrpc"
@@ -200,9 +199,7 @@ func (w *world) stop() error {
 	w.cancel()
 	err := w.parts.Wait()
 	for i := len(w.undo) - 1; i >= 0; i-- {
-		if cerr := w.undo[i](); cerr != nil && !errors.Is(cerr, grpc.ErrClientConnClosing) {
-			err = errors.Join(err, cerr)
-		}
+		err = errors.Join(err, w.undo[i]())
 	}
 	w.undo = nil
 	return err
