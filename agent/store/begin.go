@@ -103,7 +103,7 @@ func (in *Ingest) open() error {
 	if resumable {
 		return in.resume()
 	}
-	if err := in.s.allocate(in.data, in.file.Size); err != nil {
+	if err := in.allocate(); err != nil {
 		return errors.Join(err, in.place.remove())
 	}
 	return nil

@@ -2,6 +2,7 @@ package store_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -18,27 +19,36 @@ import (
 	"github.com/ballast-csi/ballast/agent/store/durable/durabletest"
 )
 
-// The environment of a child: the cache directory, and before which operation on the
-// disk, from 1 on, it kills itself (0: never).
+// The environment of a child: the cache directory; before which operation on the disk,
+// from 1 on, it kills itself (0: never); and whether it has a large file to bring.
 const (
-	crashEnv   = "BALLAST_TEST_STORE_CRASH_DIR"
-	crashAtEnv = "BALLAST_TEST_STORE_CRASH_AT"
+	crashEnv      = "BALLAST_TEST_STORE_CRASH_DIR"
+	crashAtEnv    = "BALLAST_TEST_STORE_CRASH_AT"
+	crashLargeEnv = "BALLAST_TEST_STORE_CRASH_LARGE"
 )
 
 // crashUser is who runs the children, if we may choose: as in a cluster, a plain user
 // whom a file's mode binds.
 const crashUser = 65536
 
-func crashFiles() map[string][]byte {
+func crashFiles(large bool) map[string][]byte {
+	if !large {
+		return map[string][]byte{"README.md": []byte("# hello\n"), "sub/weights.bin": random(1, 5000)}
+	}
 	files := smallFiles()
-	files["large.bin"] = random(3, twoPieces)
+	files["large.bin"] = bytes.Repeat(random(3, 1<<10), twoPieces>>10+1)
 	return files
 }
 
 // childTB lets useStore run outside a test.
 type childTB struct{ testing.TB }
 
-// crashChild does everything a Store is for, over and over until it is done.
+func (childTB) Helper()                  {}
+func (childTB) Context() context.Context { return context.Background() }
+func (childTB) Fatal(args ...any)        { panic(fmt.Sprint(args...)) }
+
+// crashChild opens what a crash may have left, checks it, and does everything that a
+// Store is for.
 func crashChild(dir string) error {
 	at, err := strconv.ParseInt(os.Getenv(crashAtEnv), 10, 64)
 	if err != nil {
@@ -55,17 +65,23 @@ func crashChild(dir string) error {
 		return err
 	}
 	defer s.Close()
-	files := crashFiles()
-	return errors.Join(useStore(s, childTB{}, files), used(s, childTB{}, files))
+	if err := store.CheckStore(dir); err != nil {
+		return fmt.Errorf("opened: %w", err)
+	}
+	files := crashFiles(os.Getenv(crashLargeEnv) != "")
+	if err := useStore(s, childTB{}, files); err != nil {
+		return err
+	}
+	return errors.Join(used(s, childTB{}, files), store.CheckStore(dir))
 }
 
 // runChild returns whether the child was killed; killAfter > 0 kills it then.
-func runChild(t *testing.T, dir string, at int, killAfter time.Duration) (killed bool) {
+func runChild(t *testing.T, dir string, at int64, large string, killAfter time.Duration) (killed bool) {
 	t.Helper()
 	// The link, not what it shows: go test's directory is closed to other users.
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), crashEnv+"="+dir, crashAtEnv+"="+strconv.Itoa(at))
+	cmd.Env = append(os.Environ(), crashEnv+"="+dir, crashAtEnv+"="+strconv.FormatInt(at, 10), crashLargeEnv+"="+large)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if os.Getuid() == 0 {
@@ -92,7 +108,7 @@ func runChild(t *testing.T, dir string, at int, killAfter time.Duration) (killed
 // crashDir returns a directory that children may write.
 func crashDir(t *testing.T) string {
 	t.Helper()
-	dir := t.TempDir()
+	dir := quickDir(t)
 	if os.Getuid() == 0 {
 		if err := errors.Join(os.Chmod(filepath.Dir(dir), 0o755), os.Chown(dir, crashUser, crashUser)); err != nil {
 			t.Fatal(err)
@@ -104,18 +120,16 @@ func crashDir(t *testing.T) string {
 // A process is killed before each operation on the disk in turn, in all that a Store
 // is for. Whoever opens the cache next finds its invariants, and carries it through.
 func TestAProcessKilledAtAnyStepLeavesACacheThatTheNextCarriesOn(t *testing.T) {
-	for at := 1; ; at++ {
+	for at := int64(1); !t.Failed(); at++ {
 		dir := crashDir(t)
-		if !runChild(t, dir, at, 0) {
+		if !runChild(t, dir, at, "", 0) {
 			if at < 60 {
 				t.Errorf("only %d operations", at-1)
 			}
 			return
 		}
-		carryOn(t, dir, fmt.Sprintf("killed before operation %d", at))
-		if t.Failed() {
-			return
-		}
+		t.Logf("killed before operation %d", at)
+		runChild(t, dir, 0, "", 0)
 		os.RemoveAll(dir)
 	}
 }
@@ -128,31 +142,8 @@ func TestAProcessKilledAtAnyMomentLeavesACacheThatTheNextCarriesOn(t *testing.T)
 	for range 3 {
 		dir := crashDir(t)
 		for range 4 {
-			runChild(t, dir, 0, time.Duration(10+r.IntN(200))*time.Millisecond)
+			runChild(t, dir, 0, "large", time.Duration(10+r.IntN(200))*time.Millisecond)
 		}
-		if runChild(t, dir, 0, 0) {
-			t.Fatal("killed by somebody else")
-		}
-		carryOn(t, dir, "killed at random moments")
-	}
-}
-
-// carryOn opens what a crash left, checks it, and does what is still to do.
-func carryOn(t *testing.T, dir, after string) {
-	t.Helper()
-	s, err := store.Open(store.Config{Dir: dir})
-	if err != nil {
-		t.Fatalf("%s: %v", after, err)
-	}
-	defer s.Close()
-	if err := store.CheckStore(dir); err != nil {
-		t.Errorf("%s, opened again: %v", after, err)
-	}
-	files := crashFiles()
-	if err := useStore(s, t, files); err != nil {
-		t.Errorf("%s, carrying on: %v", after, err)
-	}
-	if err := errors.Join(used(s, t, files), store.CheckStore(dir)); err != nil {
-		t.Errorf("%s, carried on: %v", after, err)
+		runChild(t, dir, 0, "large", 0)
 	}
 }

@@ -3,6 +3,7 @@ package store_test
 import (
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -65,7 +66,8 @@ func TestEveryFailureOfTheDiskIsToldAndCanBeTriedAgain(t *testing.T) {
 // failOnce reports whether there was an nth operation to fail.
 func failOnce(t *testing.T, c *counter, files map[string][]byte) bool {
 	t.Helper()
-	dir := t.TempDir()
+	dir := quickDir(t)
+	defer os.RemoveAll(dir)
 	ops := durabletest.Ops{Fault: c.fault}
 	s, err := store.OpenWith(store.Config{Dir: dir}, ops)
 	if err == nil {

@@ -230,7 +230,7 @@ func (in *Ingest) restart() error {
 		err = in.data.Truncate(0)
 	}
 	if err == nil {
-		err = in.s.allocate(in.data, in.file.Size)
+		err = in.allocate()
 	}
 	if err != nil {
 		return fmt.Errorf("start %s of %s over: %w", in.file.Path, in.repo, err)

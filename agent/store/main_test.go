@@ -7,10 +7,12 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 
 	"github.com/ballast-csi/ballast/agent/store"
 	"github.com/ballast-csi/ballast/agent/store/storetest"
@@ -67,6 +69,31 @@ func smallFiles() map[string][]byte {
 		"sub/ünïcode &.txt": []byte("x"),
 		"weights.bin":       random(1, 5000),
 	}
+}
+
+// quickDir is t.TempDir in memory, if there is room: for tests that sync thousands of
+// times or write many large files.
+func quickDir(t *testing.T) string {
+	t.Helper()
+	const shm = "/dev/shm"
+	var st unix.Statfs_t
+	if err := unix.Statfs(shm, &st); err != nil || int64(st.Bavail)*st.Bsize < 256<<20 {
+		return t.TempDir()
+	}
+	outer, err := os.MkdirTemp(shm, "ballast-store-test-")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(outer); err != nil {
+			t.Error(err)
+		}
+	})
+	dir := filepath.Join(outer, "cache")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return dir
 }
 
 func volume(id string) store.Volume { return store.Volume{ID: id, Target: "/pods/" + id + "/mount"} }
