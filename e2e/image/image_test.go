@@ -7,6 +7,7 @@ import (
 	"debug/elf"
 	"errors"
 	"io"
+	"log"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -199,7 +200,7 @@ func flatten(t *testing.T, img v1.Image) map[string][]byte {
 }
 
 func TestImagePushedToARegistryIsTheSameIndex(t *testing.T) {
-	server := httptest.NewServer(registry.New(registry.Logger(nil)))
+	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
 	defer server.Close()
 	to := strings.TrimPrefix(server.URL, "http://") + "/ballast/ballast:v0-test"
 	index := archived(t, built(t, to))
