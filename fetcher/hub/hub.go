@@ -113,11 +113,11 @@ func parseEndpoint(s string) (*url.URL, error) {
 	u, err := url.Parse(strings.TrimRight(s, "/"))
 	switch {
 	case err != nil || u.Hostname() == "":
-		return nil, errors.New("Hub endpoint is not a URL such as " + DefaultEndpoint)
+		return nil, errors.New("endpoint of the Hub is not a URL such as " + DefaultEndpoint)
 	case u.Scheme != "http" && u.Scheme != "https":
-		return nil, fmt.Errorf("Hub endpoint %s: scheme must be http or https", u.Redacted())
+		return nil, fmt.Errorf("endpoint of the Hub %s: scheme must be http or https", u.Redacted())
 	case u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "":
-		return nil, fmt.Errorf("Hub endpoint %s://%s: must have no user, query or fragment", u.Scheme, u.Host)
+		return nil, fmt.Errorf("endpoint of the Hub %s://%s: must have no user, query or fragment", u.Scheme, u.Host)
 	}
 	return u, nil
 }
