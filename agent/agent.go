@@ -188,7 +188,7 @@ func (a *Agent) Acquire(ctx context.Context, req Request) (Mountable, error) {
 			a.metrics.acquires.WithLabelValues(resultRefused).Inc()
 			return Mountable{}, refuse(req, err)
 		default:
-			waiting = &WaitingError{Progress: fmt.Sprintf("%s: waiting: %v", req, err)}
+			waiting = &WaitingError{Progress: "waiting: " + err.Error()}
 			a.tell(req.Pod, waiting)
 			pause(ctx, a.cfg.RetryEvery, err)
 		}

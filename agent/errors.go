@@ -2,7 +2,6 @@ package agent
 
 import (
 	"errors"
-	"fmt"
 
 	"github.com/ballast-csi/ballast/agent/store"
 	"github.com/ballast-csi/ballast/fetcher"
@@ -36,7 +35,7 @@ func (e *RefusedError) Unwrap() error { return e.Err }
 // ErrNothingSelected: include and exclude leave no file.
 var ErrNothingSelected = errors.New("include and exclude leave no file")
 
-// refuse gives err the advice that fits it.
+// refuse gives err the advice that fits it. Errors name the repository themselves.
 func refuse(req Request, err error) error {
 	var mismatch *fetcher.MismatchError
 	advice := ""
@@ -63,5 +62,5 @@ func refuse(req Request, err error) error {
 	case errors.Is(err, store.ErrNoSpace):
 		advice = "free space on the disk of the cache directory"
 	}
-	return &RefusedError{fmt.Errorf("%s: %w", req, err), advice}
+	return &RefusedError{err, advice}
 }

@@ -128,5 +128,5 @@ func TestWhatStandsInTheWayIsToldOnThePod(t *testing.T) {
 	must(t, <-ended) // within the same call: time mended it
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	contains(t, p.told[0], "one: org/name@main: waiting:")
+	contains(t, p.told[0], "one: waiting:", "org/name at main")
 }
