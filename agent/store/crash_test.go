@@ -81,7 +81,8 @@ func runChild(t *testing.T, dir string, at int64, large string, killAfter time.D
 	// The link, not what it shows: go test's directory is closed to other users.
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), crashEnv+"="+dir, crashAtEnv+"="+strconv.FormatInt(at, 10), crashLargeEnv+"="+large)
+	// A process under the race detector would wait a second before it ends.
+	cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0", crashEnv+"="+dir, crashAtEnv+"="+strconv.FormatInt(at, 10), crashLargeEnv+"="+large)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if os.Getuid() == 0 {
