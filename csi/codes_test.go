@@ -156,6 +156,26 @@ func TestAMountThatCannotBeUndoneKeepsItsPin(t *testing.T) {
 	}
 }
 
+// lyingMounter says that it has unmounted.
+type lyingMounter struct{ Mounter }
+
+func (lyingMounter) Unmount(string) error { return nil }
+
+func TestOnlyMountinfoIsBelievedBeforeAPinIsReleased(t *testing.T) {
+	b := newBench(t)
+	b.node.mounter = lyingMounter{b.node.mounter}
+	target := b.target(t, "pod-1")
+	_, err := b.node.NodePublishVolume(t.Context(), publishRequest("vol", target))
+	must(t, err)
+	_, err = b.node.NodeUnpublishVolume(t.Context(), unpublishRequest("vol", target))
+	wantCode(t, err, codes.Unavailable)
+	err = b.node.settle(&agentpb.Volume{Id: "vol", TargetPath: target}, failf(denied, "denied"))
+	wantCode(t, err, codes.Unavailable)
+	if n := b.agent.pinned(); n != 1 || b.agent.releases != 0 {
+		t.Errorf("%d pins, %d releases of a volume that is mounted", n, b.agent.releases)
+	}
+}
+
 func TestTheAgentsTextIsMadeFitToPrint(t *testing.T) {
 	f := refused(&agentpb.Refused{Reason: agentpb.Refused_DENIED, Message: "a\x00b\xffc\nd\x1b[1m" + strings.Repeat("é", 2000)})
 	text := f.GRPCStatus().Message()

@@ -101,9 +101,11 @@ func TestSocketIsTheOwnersFromItsBirthAndGoneAtTheEnd(t *testing.T) {
 }
 
 func TestRunLeavesAloneWhatItDidNotMake(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), drain) // should Run serve after all
+	defer cancel()
 	b := newBench(t)
 	must(t, os.WriteFile(b.cfg.Socket, []byte("precious"), 0o600))
-	if err := b.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "not a socket") {
+	if err := b.Run(ctx); err == nil || !strings.Contains(err.Error(), "not a socket") {
 		t.Errorf("Run on a file = %v", err)
 	}
 	if got, err := os.ReadFile(b.cfg.Socket); string(got) != "precious" {
@@ -115,14 +117,14 @@ func TestRunLeavesAloneWhatItDidNotMake(t *testing.T) {
 	_, err := client.NodeGetInfo(t.Context(), &spec.NodeGetInfoRequest{})
 	must(t, err)
 	second := newBench(t, func(c *Config) { c.Socket = b.cfg.Socket })
-	if err := second.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "another process") {
+	if err := second.Run(ctx); err == nil || !strings.Contains(err.Error(), "another process") {
 		t.Errorf("Run beside another = %v", err)
 	}
 	_, err = client.NodeGetInfo(t.Context(), &spec.NodeGetInfoRequest{})
 	must(t, err)
 
 	absent := newBench(t, func(c *Config) { c.Socket = filepath.Join(b.dir, "absent/csi.sock") })
-	if err := absent.Run(t.Context()); !errors.Is(err, os.ErrNotExist) {
+	if err := absent.Run(ctx); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("Run without the socket's directory = %v", err)
 	}
 }

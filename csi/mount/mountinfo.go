@@ -16,7 +16,6 @@ import (
 
 // Info is one line of mountinfo (proc_pid_mountinfo(5)), with its escapes undone.
 type Info struct {
-	ID       string // the mount's number
 	Device   string // major:minor of the superblock
 	Root     string // the mounted directory's path in its file system
 	Target   string // where it is mounted
@@ -33,7 +32,7 @@ type Info struct {
 const mountinfoPath = "/proc/self/mountinfo"
 
 // Lookup returns what is mounted on target: the uppermost if there are several, as
-// mountinfo says. No file system is asked, so a hung one cannot hang it.
+// mountinfo says. What is mounted is not itself asked: it may hang.
 func (m *Mounter) Lookup(target string) (Info, bool, error) {
 	dir, base, err := splitTarget(target)
 	if err != nil {
@@ -143,7 +142,7 @@ func parseLine(line string) (Info, bool) {
 	options, super := strings.Split(f[5], ","), strings.Split(f[dash+3], ",")
 	superReadOnly := slices.Contains(super, "ro")
 	return Info{
-		ID: f[0], Device: f[2], Root: unescape(f[3]), Target: unescape(f[4]),
+		Device: f[2], Root: unescape(f[3]), Target: unescape(f[4]),
 		FSType: f[dash+1], Source: unescape(f[dash+2]),
 		ReadOnly:      superReadOnly || slices.Contains(options, "ro"),
 		SuperReadOnly: superReadOnly,

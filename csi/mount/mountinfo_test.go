@@ -19,39 +19,39 @@ func TestParseMountinfo(t *testing.T) {
 	}{
 		"overlay, read-only superblock": {
 			overlayLine,
-			Info{ID: "36", Device: "0:45", Root: "/", Target: "/pods/a/mount", FSType: "overlay", Source: "ballast:abc", ReadOnly: true, SuperReadOnly: true},
+			Info{Device: "0:45", Root: "/", Target: "/pods/a/mount", FSType: "overlay", Source: "ballast:abc", ReadOnly: true, SuperReadOnly: true},
 		},
 		"read-only bind of a writable superblock": {
 			`40 25 8:1 /ballast/views/v/root /pods/b/mount ro,nosuid master:1 propagate_from:2 unbindable - ext4 /dev/sda1 rw,errors=continue`,
-			Info{ID: "40", Device: "8:1", Root: "/ballast/views/v/root", Target: "/pods/b/mount", FSType: "ext4", Source: "/dev/sda1", ReadOnly: true},
+			Info{Device: "8:1", Root: "/ballast/views/v/root", Target: "/pods/b/mount", FSType: "ext4", Source: "/dev/sda1", ReadOnly: true},
 		},
 		"no optional field": {
 			`1 0 8:1 / / rw - ext4 /dev/sda1 rw`,
-			Info{ID: "1", Device: "8:1", Root: "/", Target: "/", FSType: "ext4", Source: "/dev/sda1"},
+			Info{Device: "8:1", Root: "/", Target: "/", FSType: "ext4", Source: "/dev/sda1"},
 		},
 		"escapes": {
 			`1 0 8:1 /a\040b /c\011d\012e\134f\043g rw - ext4 \040x rw`,
-			Info{ID: "1", Device: "8:1", Root: "/a b", Target: "/c\td\ne\\f#g", FSType: "ext4", Source: " x"},
+			Info{Device: "8:1", Root: "/a b", Target: "/c\td\ne\\f#g", FSType: "ext4", Source: " x"},
 		},
 		"an escaped backslash before digits is not undone twice": {
 			`1 0 8:1 / /a\134040 rw - ext4 x rw`,
-			Info{ID: "1", Device: "8:1", Root: "/", Target: `/a\040`, FSType: "ext4", Source: "x"},
+			Info{Device: "8:1", Root: "/", Target: `/a\040`, FSType: "ext4", Source: "x"},
 		},
 		"not an escape": {
 			`1 0 8:1 / /a\04 rw - ext4 \999\777 rw`,
-			Info{ID: "1", Device: "8:1", Root: "/", Target: `/a\04`, FSType: "ext4", Source: `\999\777`},
+			Info{Device: "8:1", Root: "/", Target: `/a\04`, FSType: "ext4", Source: `\999\777`},
 		},
 		"empty source": {
 			`1 0 0:5 / /x rw - tmpfs  rw`,
-			Info{ID: "1", Device: "0:5", Root: "/", Target: "/x", FSType: "tmpfs"},
+			Info{Device: "0:5", Root: "/", Target: "/x", FSType: "tmpfs"},
 		},
 		"a target named like the separator": {
 			`1 0 0:5 / - rw - tmpfs - rw`,
-			Info{ID: "1", Device: "0:5", Root: "/", Target: "-", FSType: "tmpfs", Source: "-"},
+			Info{Device: "0:5", Root: "/", Target: "-", FSType: "tmpfs", Source: "-"},
 		},
 		"ro only as a part of an option": {
 			`1 0 0:5 / /x rw,prot - fuse.x y rw,errors=remount-ro`,
-			Info{ID: "1", Device: "0:5", Root: "/", Target: "/x", FSType: "fuse.x", Source: "y"},
+			Info{Device: "0:5", Root: "/", Target: "/x", FSType: "fuse.x", Source: "y"},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
