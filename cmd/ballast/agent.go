@@ -34,6 +34,8 @@ type agentFlags struct {
 	csiUID        int
 	httpAddress   string
 	csiHTTPSocket string
+	kube          bool
+	node          string
 	logLevel      string
 	core          coreFlags
 }
@@ -62,6 +64,8 @@ func agentCommand() *cobra.Command {
 	flags.IntVar(&f.csiUID, "csi-uid", 0, "uid of the CSI driver's process; besides it only this process's own uid may connect")
 	flags.StringVar(&f.httpAddress, "http-address", ":9808", "address for /healthz, /readyz and /metrics")
 	flags.StringVar(&f.csiHTTPSocket, "csi-http-socket", defaultCSIHTTP, "unix socket of the CSI driver whose metrics are shown too; empty for none")
+	flags.BoolVar(&f.kube, "kube", false, "watch this node's pods through the API server: waits end with their pods, progress becomes events, and hostUsers: false works")
+	flags.StringVar(&f.node, "node-name", os.Getenv("NODE_NAME"), "name of the node, for --kube; the default is $NODE_NAME")
 	flags.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
 	f.core.register(cmd)
 	return cmd
@@ -77,8 +81,8 @@ func (f *coreFlags) register(cmd *cobra.Command) {
 	flags.DurationVar(&f.refMaxAge, "ref-max-age", time.Minute, "how long a resolved branch or tag is not asked again")
 }
 
-// newAgent builds the core on an open store.
-func (f coreFlags) newAgent(s *store.Store, reg prometheus.Registerer, log *zap.Logger) (*agent.Agent, error) {
+// newAgent builds the core on an open store; pods may be nil.
+func (f coreFlags) newAgent(s *store.Store, pods agent.Pods, reg prometheus.Registerer, log *zap.Logger) (*agent.Agent, error) {
 	client, err := hub.New(hub.Config{Endpoint: f.endpoint, UserAgent: "ballast/" + version, Log: log.Named("hub")})
 	if err != nil {
 		return nil, usageError{fmt.Errorf("--hub-endpoint: %w", err)}
@@ -93,6 +97,7 @@ func (f coreFlags) newAgent(s *store.Store, reg prometheus.Registerer, log *zap.
 		Source:     client,
 		Engine:     engine,
 		Log:        log.Named("agent"),
+		Pods:       pods,
 		Registerer: reg,
 		PublicFor:  f.publicFor,
 		ProofFor:   f.proofFor,
@@ -111,31 +116,50 @@ func runAgent(ctx context.Context, f agentFlags) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
+
+	// Each knows the other only by what this function ties together.
+	var a *agent.Agent
+	var pods agent.Pods
+	watch := func(context.Context) error { return nil }
+	if f.kube {
+		k, err := watchPods(f.node, func(uid string) { a.PodDeleting(uid) }, log.Named("kube"))
+		if err != nil {
+			return usageError{fmt.Errorf("--kube: %w", err)}
+		}
+		pods, watch = podWatch{k}, k.Run
+	}
 	reg := newRegistry("agent")
-	a, err := f.core.newAgent(s, reg, log)
-	if err != nil {
+	if a, err = f.core.newAgent(s, pods, reg, log); err != nil {
 		return err
 	}
-	socket, err := agentrpc.Listen(f.socket, log.Named("rpc"), f.csiUID, os.Getuid())
+	socket, web, err := f.listen(log)
 	if err != nil {
-		return fmt.Errorf("--socket: %w", err)
-	}
-	defer socket.Close()
-	web, err := net.Listen("tcp", f.httpAddress)
-	if err != nil {
-		return fmt.Errorf("--http-address: %w", err)
+		return err
 	}
 	gatherers := prometheus.Gatherers{reg}
 	if f.csiHTTPSocket != "" {
 		gatherers = append(gatherers, remoteMetrics(f.csiHTTPSocket))
 	}
 	log.Info("agent starts", zap.String("version", version), zap.String("cache_dir", f.cacheDir), zap.String("socket", f.socket),
-		zap.String("http_address", web.Addr().String()), zap.String("hub_endpoint", f.core.endpoint))
+		zap.String("http_address", web.Addr().String()), zap.String("hub_endpoint", f.core.endpoint), zap.Bool("kube", f.kube))
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return a.Run(ctx) })
+	g.Go(func() error { return watch(ctx) })
 	g.Go(func() error { return agentrpc.Serve(ctx, socket, a) })
 	g.Go(func() error { return serveHTTP(ctx, web, observe(gatherers, log, nil)) })
 	err = g.Wait()
 	log.Info("agent has stopped", zap.Error(err))
 	return err
+}
+
+// listen opens the agent's two doors: the socket for the CSI driver, and HTTP.
+func (f agentFlags) listen(log *zap.Logger) (socket, web net.Listener, err error) {
+	if socket, err = agentrpc.Listen(f.socket, log.Named("rpc"), f.csiUID, os.Getuid()); err != nil {
+		return nil, nil, fmt.Errorf("--socket: %w", err)
+	}
+	if web, err = net.Listen("tcp", f.httpAddress); err != nil {
+		socket.Close()
+		return nil, nil, fmt.Errorf("--http-address: %w", err)
+	}
+	return socket, web, nil
 }

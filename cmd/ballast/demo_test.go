@@ -25,7 +25,8 @@ import (
 )
 
 // First arguments with which this binary is not the tests but "ballast demo", with a
-// small model, or with one that takes minutes to fetch.
+// small model, or with one that takes minutes to fetch. Those of the other
+// subcommands make it ballast itself.
 const (
 	beDemo     = "demo"
 	beSlowDemo = "slow-demo"
@@ -43,6 +44,9 @@ func TestMain(m *testing.M) {
 		fallthrough
 	case beDemo:
 		os.Exit(demoMain(size))
+	case "agent", "csi", "probe":
+		main()
+		os.Exit(0)
 	}
 	mounttest.Main(m)
 }

@@ -138,7 +138,7 @@ func (w *world) startAgent(log *zap.Logger) (err error) {
 		return err
 	}
 	core := coreFlags{endpoint: w.cfg.endpoint, connections: 8}
-	a, err := core.newAgent(w.cache, w.metrics, log)
+	a, err := core.newAgent(w.cache, nil, w.metrics, log)
 	if err != nil {
 		return err
 	}
