@@ -236,6 +236,19 @@ func TestAnswersThatAreNotTheHubsProveNothing(t *testing.T) {
 	}
 }
 
+// The ETag of a redirect is of the answer, not of the file.
+func TestRedirectShowsNoDigestButTheLinkedOne(t *testing.T) {
+	h := hubtest.New(t)
+	rev := serve(t, h, "org/name")
+	for linked, want := range map[string]string{"": "", `W/"` + strings.Repeat("ab", 32) + `"`: "sha256:" + strings.Repeat("ab", 32), `"5f3c-1"`: ""} {
+		h.Intercept(answer(302, "", "Location", "https://cdn.example/x", "ETag", `"`+oid+`"`, "X-Repo-Commit", rev.Commit.String(), "X-Linked-Etag", linked))
+		proof, err := newClient(t, h.URL()).Prove(t.Context(), rev.Repo, refOf(t, "main"), pathOf(t, "x"), fetcher.Secret{})
+		if err != nil || proof.Commit != rev.Commit || proof.Digest.IsZero() != (want == "") || want != "" && proof.Digest.String() != want {
+			t.Errorf("%q: %+v, %v", linked, proof, err)
+		}
+	}
+}
+
 func TestAnswerForAnotherCommitIsRefused(t *testing.T) {
 	h := hubtest.New(t)
 	rev := serve(t, h, "org/name")

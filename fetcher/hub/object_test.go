@@ -204,6 +204,7 @@ func TestAnswersOfAnotherShapeAreErrors(t *testing.T) {
 		"a shorter file":             {0, 100_000, answer(200, body), false},
 		"gzip":                       {10, 100, answer(206, body, "Content-Range", "bytes 10-109/100000", "Content-Encoding", "gzip"), false},
 		"not that range":             {10, 100, answer(416, "", "Content-Range", "bytes */5"), false},
+		"a code that is the Hub's":   {10, 100, answer(410, "", "X-Error-Code", "GatedRepo"), false},
 		"a 500":                      {10, 100, answer(500, "oops"), true},
 		"a 429":                      {10, 100, answer(429, "slow", "Retry-After", "7"), true},
 		"chunks that end early":      {10, 100, chunked(50), true},
