@@ -75,6 +75,7 @@ type Agent struct {
 	ctx    context.Context // ends when Run does: every wait selects on it
 	cancel context.CancelFunc
 	work   sync.WaitGroup // Flights and renewals
+	broken chan error     // what makes Run end by itself
 
 	mu      sync.Mutex // guards what follows, and every Flight's waiters
 	closed  bool       // no new Flight or renewal starts
@@ -105,6 +106,7 @@ func New(cfg Config) (*Agent, error) {
 		flights: map[flightKey]*flight{},
 		calls:   map[store.Volume]map[*call]struct{}{},
 		renew:   map[fetcher.Repo]struct{}{},
+		broken:  make(chan error, 1),
 	}
 	a.ctx, a.cancel = context.WithCancel(context.Background())
 	m, err := newMetrics(cfg.Registerer, a)
@@ -115,10 +117,13 @@ func New(cfg Config) (*Agent, error) {
 	return a, nil
 }
 
-// Run does the agent's background work until ctx ends; then it ends every wait,
-// stops every Flight (their Ingests stay for resume) and returns when all of them
-// are gone.
-func (a *Agent) Run(ctx context.Context) error {
+// Run does the agent's background work until ctx ends, and then returns nil: it has
+// ended every wait and stopped every Flight (their Ingests stay for resume). It
+// returns an error when the state of the cache on disk is no longer known: the
+// process should end, and find out by starting again.
+func (a *Agent) Run(ctx context.Context) (err error) {
+	defer a.work.Wait()
+	defer a.cancel()
 	tick := time.NewTicker(min(30*time.Second, a.cfg.ForgetAfter))
 	defer tick.Stop()
 	for {
@@ -126,15 +131,26 @@ func (a *Agent) Run(ctx context.Context) error {
 		case <-tick.C:
 			a.forget(time.Now())
 			a.access.prune(time.Now())
+			continue
+		case err = <-a.broken:
 		case <-ctx.Done():
-			a.mu.Lock()
-			a.closed = true
-			a.mu.Unlock()
-			a.cancel()
-			a.work.Wait()
-			return nil
+		}
+		a.mu.Lock()
+		a.closed = true
+		a.mu.Unlock()
+		return err
+	}
+}
+
+// check looks at an error of the store's for one after which nothing can go on.
+func (a *Agent) check(err error) error {
+	if errors.Is(err, store.ErrUnknownState) {
+		select {
+		case a.broken <- err:
+		default:
 		}
 	}
+	return err
 }
 
 // Request asks for a View for a Volume.
@@ -176,6 +192,7 @@ func (a *Agent) Acquire(ctx context.Context, req Request) (Mountable, error) {
 	waiting := &WaitingError{Progress: fmt.Sprintf("%s: asking %s", req, a.cfg.Authority.Name())}
 	for {
 		m, err := a.acquire(ctx, req)
+		err = a.check(err)
 		var still *WaitingError
 		switch {
 		case err == nil:
@@ -192,7 +209,7 @@ func (a *Agent) Acquire(ctx context.Context, req Request) (Mountable, error) {
 			a.tell(req.Pod, waiting)
 			pause(ctx, a.cfg.RetryEvery, err)
 		}
-		if ctx.Err() != nil {
+		if ctx.Err() != nil || waiting.Over {
 			a.metrics.acquires.WithLabelValues(resultWaiting).Inc()
 			return Mountable{}, a.ended(c, waiting)
 		}
@@ -278,7 +295,7 @@ func (a *Agent) Release(_ context.Context, v store.Volume) error {
 		a.drop(f, v)
 	}
 	a.mu.Unlock()
-	return a.store.Unpin(v)
+	return a.check(a.store.Unpin(v))
 }
 
 // Pins lists the Volumes that hold a Pin.

@@ -145,7 +145,7 @@ func (a *Agent) forget(now time.Time) {
 // what goes wrong.
 func (a *Agent) run(f *flight) {
 	started := time.Now()
-	f.err = a.bring(f)
+	f.err = a.check(a.bring(f))
 	a.mu.Lock()
 	a.forgetFlight(f)
 	f.cancel()

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/ballast-csi/ballast/fetcher"
@@ -10,10 +11,14 @@ import (
 // Pod is who uses a Volume. The zero Pod is nobody (the command line).
 type Pod struct{ Namespace, Name, UID string }
 
+// ErrPodGone: the pod has been deleted.
+var ErrPodGone = errors.New("the pod is gone")
+
 // Pods is what the agent asks about the node's pods. agent/kube satisfies it.
 type Pods interface {
 	// UserNamespace reports whether p has a user namespace of its own
-	// (hostUsers: false). It asks rather than guesses.
+	// (hostUsers: false). It asks rather than guesses. The error is ErrPodGone if
+	// there is no such pod any more; any other one may pass.
 	UserNamespace(ctx context.Context, p Pod) (bool, error)
 	// IsDeleting reports whether the pod of this uid is known to be being deleted.
 	IsDeleting(uid string) bool
@@ -53,6 +58,9 @@ func (a *Agent) userNamespace(ctx context.Context, p Pod) (bool, error) {
 		return false, nil
 	}
 	own, err := a.cfg.Pods.UserNamespace(ctx, p)
+	if errors.Is(err, ErrPodGone) {
+		return false, &WaitingError{Progress: err.Error(), Over: true}
+	}
 	if err != nil {
 		return false, &fetcher.UnreachableError{Err: fmt.Errorf("whether pod %s/%s has a user namespace of its own is not known: %w", p.Namespace, p.Name, err)}
 	}

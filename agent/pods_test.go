@@ -27,6 +27,9 @@ func newPods() *pods {
 func (p *pods) UserNamespace(_ context.Context, pod agent.Pod) (bool, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if pod.UID == "uid-vanished" {
+		return false, agent.ErrPodGone
+	}
 	if p.away {
 		return false, errors.New("connection refused")
 	}
@@ -82,6 +85,9 @@ func TestAPodThatIsBeingDeletedWaitsNoLonger(t *testing.T) {
 	p.mu.Lock()
 	p.deleting["uid-gone"] = true
 	p.mu.Unlock()
+	if vanished := w.waits(request("vanished", "org/name", of("vanished")), 20*time.Second); !vanished.Over {
+		t.Errorf("the call of a pod that the API server no longer knows waited: %v", vanished)
+	}
 	if again := w.waits(request("gone", "org/name", of("gone")), 20*time.Second); !again.Over {
 		t.Errorf("a later call of that pod waited: %v", again)
 	}

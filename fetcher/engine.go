@@ -68,7 +68,8 @@ func NewEngine(cfg EngineConfig) (*Engine, error) {
 // again does not mend, or when ctx ends. What was verified by then has been
 // committed, every Ingest has been closed, and no goroutine is left. A
 // *MismatchError names the file and the Source. A transient error is returned
-// only after several tries that brought no bytes.
+// only after several tries that brought no bytes, or when it is a rate limit of more
+// than 10 s, which is the caller's to wait for.
 func (e *Engine) Fetch(ctx context.Context, src Source, rev Revision, files []File, cred Secret, sink Sink, progress func(delta int64)) error {
 	r := &run{
 		cfg: e.cfg, ctx: ctx, src: src, rev: rev, cred: cred, sink: sink, progress: progress,

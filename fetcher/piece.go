@@ -16,6 +16,9 @@ const (
 	maxTries = 5
 	// The n-th of them is followed by about firstBackoff·2^(n-1).
 	firstBackoff = 250 * time.Millisecond
+	// A rate limit that asks for more than this is returned: the caller can tell
+	// those who wait, and ask again later.
+	longestRateLimit = 10 * time.Second
 )
 
 // work takes Pieces until the queue stops.
@@ -179,15 +182,16 @@ func (p *pieceReader) drop() {
 // may not.
 func (p *pieceReader) again(err error) error {
 	p.tries++
-	if !Transient(err) || p.tries == maxTries {
+	var asked time.Duration
+	var limited *RateLimitedError
+	if errors.As(err, &limited) {
+		asked = limited.RetryAfter
+	}
+	if !Transient(err) || p.tries == maxTries || asked > longestRateLimit {
 		return err
 	}
 	wait := firstBackoff << (p.tries - 1)
-	wait += time.Duration(rand.Int64N(int64(wait))) - wait/2 // half to one and a half
-	var limited *RateLimitedError
-	if errors.As(err, &limited) {
-		wait += limited.RetryAfter
-	}
+	wait += asked + time.Duration(rand.Int64N(int64(wait))) - wait/2 // half to one and a half
 	p.run.cfg.Log.Debug("a piece is tried again", zap.Stringer("revision", p.run.rev),
 		zap.Stringer("path", p.task.ingest.File().Path), zap.Int("piece", p.piece.Index), zap.Duration("after", wait), zap.Error(err))
 	timer := time.NewTimer(wait)

@@ -64,24 +64,28 @@ func TestPieceWithoutProgressIsGivenUpAfterFiveTries(t *testing.T) {
 	})
 }
 
-func TestRateLimitIsWaitedOut(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		x := newFetch(t, map[string][]byte{"f": filled(10, 'f')})
-		first := true
-		x.source.each = func(_ context.Context, _ ask, r io.Reader) (io.Reader, error) {
-			if first {
-				first = false
-				return nil, &fetcher.RateLimitedError{RetryAfter: 4 * time.Minute, Err: errors.New("429")}
+func TestRateLimitIsWaitedOutUnlessItIsLong(t *testing.T) {
+	for asked, waited := range map[time.Duration]bool{9 * time.Second: true, 4 * time.Minute: false} {
+		synctest.Test(t, func(t *testing.T) {
+			x := newFetch(t, map[string][]byte{"f": filled(10, 'f')})
+			first := true
+			x.source.each = func(_ context.Context, _ ask, r io.Reader) (io.Reader, error) {
+				if first {
+					first = false
+					return nil, &fetcher.RateLimitedError{RetryAfter: asked, Err: errors.New("429")}
+				}
+				return r, nil
 			}
-			return r, nil
-		}
-		if err := x.run(t.Context(), fetcher.EngineConfig{}); err != nil {
-			t.Fatal(err)
-		}
-		if x.took < 4*time.Minute || x.took > 4*time.Minute+time.Second {
-			t.Errorf("it waited %s", x.took)
-		}
-	})
+			err := x.run(t.Context(), fetcher.EngineConfig{})
+			var limited *fetcher.RateLimitedError
+			switch {
+			case waited && (err != nil || x.took < asked || x.took > asked+time.Second):
+				t.Errorf("asked to wait %s it took %s: %v", asked, x.took, err)
+			case !waited && (!errors.As(err, &limited) || limited.RetryAfter != asked || x.took > time.Second):
+				t.Errorf("asked to wait %s it took %s: %v; want the RateLimitedError at once", asked, x.took, err)
+			}
+		})
+	}
 }
 
 func TestAWaitToTryAgainEndsWithTheFetch(t *testing.T) {
@@ -93,7 +97,7 @@ func TestAWaitToTryAgainEndsWithTheFetch(t *testing.T) {
 			x := newFetch(t, map[string][]byte{"limited": filled(10, 'f'), "other": filled(5, 'o')})
 			x.source.each = func(ctx context.Context, a ask, r io.Reader) (io.Reader, error) {
 				if a.path == "limited" {
-					return nil, &fetcher.RateLimitedError{RetryAfter: 4 * time.Minute, Err: errors.New("429")}
+					return nil, &fetcher.RateLimitedError{RetryAfter: 9 * time.Second, Err: errors.New("429")}
 				}
 				return r, wait(ctx, time.Second)
 			}

@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"errors"
+	"fmt"
 
 	"go.uber.org/zap"
 
@@ -13,7 +15,11 @@ import (
 type podWatch struct{ kube *kube.Kube }
 
 func (p podWatch) UserNamespace(ctx context.Context, pod agent.Pod) (bool, error) {
-	return p.kube.UserNamespace(ctx, kube.Pod(pod))
+	own, err := p.kube.UserNamespace(ctx, kube.Pod(pod))
+	if errors.Is(err, kube.ErrGone) {
+		err = fmt.Errorf("%w: %w", agent.ErrPodGone, err)
+	}
+	return own, err
 }
 
 func (p podWatch) IsDeleting(uid string) bool { return p.kube.IsDeleting(uid) }
