@@ -142,14 +142,15 @@ func TestBindIsMountedOnlyForAVolumeThatIsReadOnly(t *testing.T) {
 }
 
 func TestAForeignMountIsNamedAndLeftAlone(t *testing.T) {
-	for name, source := range map[string]string{"tmpfs": "tmpfs", "another volume's": mount.Source("other", "/x")} {
+	for name, source := range map[string]string{"tmpfs": "tmpfs", "overlay": mount.Source("other", "/x")} { // another volume's
 		t.Run(name, func(t *testing.T) {
 			b := newBench(t)
 			client, _ := b.run(t)
 			target := b.target(t, "pod-1")
 			_, err := client.NodePublishVolume(t.Context(), publishRequest("vol", target))
 			must(t, err)
-			must(t, unix.Mount(source, target, "tmpfs", 0, "")) // on top of ours
+			layers := map[string]string{"overlay": "lowerdir=" + filepath.Join(b.cfg.CacheDir, testView) + ":" + filepath.Join(b.cfg.CacheDir, testEmpty)}
+			must(t, unix.Mount(source, target, name, 0, layers[name])) // on top of ours
 			before, _ := b.mounted(t, target)
 
 			_, err = client.NodePublishVolume(t.Context(), publishRequest("vol", target))

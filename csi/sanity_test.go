@@ -1,6 +1,7 @@
 package csi
 
 import (
+	"fmt"
 	"path/filepath"
 	"sync/atomic"
 	"testing"
@@ -40,7 +41,7 @@ func TestCSISanity(t *testing.T) {
 	gomega.RegisterFailHandler(ginkgo.Fail)
 	suite, reporter := ginkgo.GinkgoConfiguration()
 	suite.SkipStrings = sanitySkips
-	reporter.Succinct = true
+	reporter.Succinct, reporter.NoColor, reporter.SilenceSkips = true, true, true
 	passed := 0
 	ginkgo.ReportAfterSuite("count", func(r ginkgo.Report) {
 		passed = r.SpecReports.CountWithState(types.SpecStatePassed)
@@ -49,6 +50,7 @@ func TestCSISanity(t *testing.T) {
 		t.Error("csi-sanity failed")
 	}
 	sc.Finalize()
+	fmt.Println() // ginkgo leaves its line open
 	// Ten run; a skip that grew too wide would pass everything.
 	if passed < 10 {
 		t.Errorf("%d specs passed", passed)
