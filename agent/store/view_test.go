@@ -252,3 +252,29 @@ func TestAFileWithNoMoreLinksToGiveIsCopied(t *testing.T) {
 		t.Errorf("stats are %+v after opening again, %+v before", after, before)
 	}
 }
+
+// The same on a file system that really has a limit (ext4: 65,000 names a file).
+func TestAFileWithAsManyLinksAsTheFileSystemAllowsIsCopied(t *testing.T) {
+	s := storetest.Open(t)
+	m := storetest.Fill(t, s, repoA, commit1, map[string][]byte{"a": []byte("1"), "b": []byte("2")}, nil)
+	blob, err := s.OpenBlob(m.Files[0].Digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer blob.Close()
+	full := t.TempDir()
+	for n := 0; ; n++ {
+		err := os.Link(blob.Name(), filepath.Join(full, fmt.Sprint(n)))
+		if errors.Is(err, unix.EMLINK) {
+			break
+		}
+		if err != nil || n > 70_000 {
+			t.Skipf("%s: no limit found after %d links (%v)", full, n, err)
+		}
+	}
+	view := mustView(t, s, store.ViewKey{Revision: m.Revision, Layout: store.Snapshot}, m, volume("1"))
+	mustEqual(t, tree(t, filepath.Join(s.Dir(), view.Path)), map[string]string{"a": aFile + "1", "b": aFile + "2"})
+	if st := s.Stats(); st.CopiedBytes != 1 {
+		t.Errorf("stats are %+v", st)
+	}
+}
