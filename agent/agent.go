@@ -280,7 +280,7 @@ func (a *Agent) pinned(req Request) (Mountable, bool, error) {
 	}
 	k := view.Key
 	if k.Revision.Repo != req.Repo || k.Filter != req.Filter || k.Layout != req.Layout {
-		return Mountable{}, false, fmt.Errorf("volume %s is pinned to a view of %s already: unpublish it first", req.Volume.ID, k.Revision)
+		return Mountable{}, false, fmt.Errorf("%s for volume %s: %w (of %s): unpublish it first", req, req.Volume.ID, store.ErrPinned, k.Revision)
 	}
 	return Mountable{View: view.Path, Empty: store.EmptyDir, Revision: k.Revision}, true, nil
 }
