@@ -680,8 +680,10 @@ func (x *Refused) GetMessage() string {
 }
 
 type ReleaseRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Volume        *Volume                `protobuf:"bytes,1,opt,name=volume,proto3" json:"volume,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Volume *Volume                `protobuf:"bytes,1,opt,name=volume,proto3" json:"volume,omitempty"`
+	// Instead of volume: the name of a Pin that cannot be read.
+	Pin           string `protobuf:"bytes,2,opt,name=pin,proto3" json:"pin,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -721,6 +723,13 @@ func (x *ReleaseRequest) GetVolume() *Volume {
 		return x.Volume
 	}
 	return nil
+}
+
+func (x *ReleaseRequest) GetPin() string {
+	if x != nil {
+		return x.Pin
+	}
+	return ""
 }
 
 type ReleaseResponse struct {
@@ -796,8 +805,12 @@ func (*PinsRequest) Descriptor() ([]byte, []int) {
 }
 
 type PinsResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Volumes       []*Volume              `protobuf:"bytes,1,rep,name=volumes,proto3" json:"volumes,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Volumes []*Volume              `protobuf:"bytes,1,rep,name=volumes,proto3" json:"volumes,omitempty"`
+	// The names of Pins whose content is lost: 64 hex digits, what follows
+	// "ballast:" in the source of the Volume's overlay. While there is one, no View
+	// may be evicted.
+	Unreadable    []string `protobuf:"bytes,2,rep,name=unreadable,proto3" json:"unreadable,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -835,6 +848,13 @@ func (*PinsResponse) Descriptor() ([]byte, []int) {
 func (x *PinsResponse) GetVolumes() []*Volume {
 	if x != nil {
 		return x.Volumes
+	}
+	return nil
+}
+
+func (x *PinsResponse) GetUnreadable() []string {
+	if x != nil {
+		return x.Unreadable
 	}
 	return nil
 }
@@ -893,13 +913,17 @@ const file_agent_proto_rawDesc = "" +
 	"\x06DENIED\x10\x04\x12\f\n" +
 	"\bMISMATCH\x10\x05\x12\f\n" +
 	"\bNO_SPACE\x10\x06\x12\f\n" +
-	"\bINTERNAL\x10\a\"B\n" +
+	"\bINTERNAL\x10\a\"T\n" +
 	"\x0eReleaseRequest\x120\n" +
-	"\x06volume\x18\x01 \x01(\v2\x18.ballast.agent.v1.VolumeR\x06volume\"\x11\n" +
+	"\x06volume\x18\x01 \x01(\v2\x18.ballast.agent.v1.VolumeR\x06volume\x12\x10\n" +
+	"\x03pin\x18\x02 \x01(\tR\x03pin\"\x11\n" +
 	"\x0fReleaseResponse\"\r\n" +
-	"\vPinsRequest\"B\n" +
+	"\vPinsRequest\"b\n" +
 	"\fPinsResponse\x122\n" +
-	"\avolumes\x18\x01 \x03(\v2\x18.ballast.agent.v1.VolumeR\avolumes*%\n" +
+	"\avolumes\x18\x01 \x03(\v2\x18.ballast.agent.v1.VolumeR\avolumes\x12\x1e\n" +
+	"\n" +
+	"unreadable\x18\x02 \x03(\tR\n" +
+	"unreadable*%\n" +
 	"\x06Layout\x12\f\n" +
 	"\bSNAPSHOT\x10\x00\x12\r\n" +
 	"\tHUB_CACHE\x10\x012\xee\x01\n" +
