@@ -24,6 +24,7 @@ test-long: need-cc
 
 # Every fuzz target for FUZZTIME each.
 fuzz:
+	@mkdir -p build
 	@set -e; for dir in $$(grep -rl '^func Fuzz' --include='*_test.go' agent cmd csi fetcher | xargs -r -n1 dirname | sort -u); do \
 		targets=$$(go test -list '^Fuzz' "./$$dir"); \
 		for target in $$(echo "$$targets" | grep '^Fuzz'); do \

@@ -201,7 +201,7 @@ func (a *Agent) Acquire(ctx context.Context, req Request) (Mountable, error) {
 		case errors.As(err, &still):
 			waiting = still
 		case ctx.Err() != nil: // the error is the end of the wait, not of what was asked
-		case !fetcher.Transient(err):
+		case !passes(err):
 			a.metrics.acquires.WithLabelValues(resultRefused).Inc()
 			return Mountable{}, refuse(req, err)
 		default:
@@ -266,15 +266,7 @@ func (a *Agent) acquire(ctx context.Context, req Request) (m Mountable, err erro
 // pinned returns the View that req.Volume has pinned already: a pod keeps the
 // Revision it started with, even if its Ref has moved since.
 func (a *Agent) pinned(req Request) (Mountable, bool, error) {
-	pin, ok := a.store.HasPin(req.Volume)
-	if !ok {
-		return Mountable{}, false, nil
-	}
-	view, ok, err := a.store.ViewByID(pin.View)
-	if err == nil && !ok {
-		// Left over from a View that is gone, so nobody can be using it.
-		err = a.store.Unpin(req.Volume)
-	}
+	view, ok, err := a.store.PinnedView(req.Volume)
 	if err != nil || !ok {
 		return Mountable{}, false, err
 	}
@@ -286,7 +278,7 @@ func (a *Agent) pinned(req Request) (Mountable, bool, error) {
 }
 
 // Release ends v's waiting and removes its Pin. It is idempotent.
-func (a *Agent) Release(_ context.Context, v store.Volume) error {
+func (a *Agent) Release(ctx context.Context, v store.Volume) error {
 	a.mu.Lock()
 	for c := range a.calls[v] {
 		c.end()
@@ -295,7 +287,7 @@ func (a *Agent) Release(_ context.Context, v store.Volume) error {
 		a.drop(f, v)
 	}
 	a.mu.Unlock()
-	return a.check(a.store.Unpin(v))
+	return a.check(a.store.Unpin(ctx, v))
 }
 
 // Pins lists the Volumes that hold a Pin.
@@ -344,6 +336,9 @@ func (a *Agent) begin(f func()) bool {
 	a.work.Go(f)
 	return true
 }
+
+// passes reports whether time may mend err: the far end's trouble, or a full disk.
+func passes(err error) bool { return fetcher.Transient(err) || errors.Is(err, store.ErrNoSpace) }
 
 // pause waits after err: as long as its RateLimitedError asks, or every.
 func pause(ctx context.Context, every time.Duration, err error) {

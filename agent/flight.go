@@ -184,7 +184,7 @@ func (a *Agent) bring(f *flight) error {
 			if err := a.turnAway(f, cred, err); err != nil {
 				return err
 			}
-		case fetcher.Transient(err) || errors.Is(err, store.ErrNoSpace):
+		case passes(err):
 			f.progress.stuck(err)
 			a.tellWaiters(f)
 			a.log.Debug("flight waits", zap.Stringer("revision", f.key.rev), zap.Error(err))

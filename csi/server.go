@@ -16,6 +16,7 @@ import (
 	registration "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
 
 	"github.com/ballast-csi/ballast/agent/agentpb"
+	"github.com/ballast-csi/ballast/agent/unixsock"
 	"github.com/ballast-csi/ballast/csi/mount"
 )
 
@@ -115,11 +116,11 @@ func complete(cfg *Config) error {
 		}
 		cfg.Mounter = m
 	}
-	if err := checkSocketPath(cfg.Socket); err != nil {
+	if err := unixsock.CheckPath(cfg.Socket); err != nil {
 		return err
 	}
 	if cfg.RegistrationDir != "" {
-		return checkSocketPath(registrationSocket(*cfg))
+		return unixsock.CheckPath(registrationSocket(*cfg))
 	}
 	return nil
 }

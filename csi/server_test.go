@@ -16,6 +16,7 @@ import (
 	registration "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
 
 	"github.com/ballast-csi/ballast/agent/agentpb"
+	"github.com/ballast-csi/ballast/agent/unixsock"
 )
 
 func TestIdentityAndNodeSayNoMoreThanTheyDo(t *testing.T) {
@@ -50,7 +51,7 @@ func TestIdentityAndNodeSayNoMoreThanTheyDo(t *testing.T) {
 }
 
 func TestNewRefusesABadConfig(t *testing.T) {
-	long := "/" + strings.Repeat("x", maxSocketPath)
+	long := "/" + strings.Repeat("x", unixsock.MaxPath)
 	for name, test := range map[string]struct {
 		change func(*Config)
 		want   string
@@ -60,7 +61,7 @@ func TestNewRefusesABadConfig(t *testing.T) {
 		"bad driver":            {func(c *Config) { c.Driver = "a/b" }, "driver name"},
 		"relative socket":       {func(c *Config) { c.Socket = "csi.sock" }, "absolute"},
 		"long socket":           {func(c *Config) { c.Socket = long }, "107"},
-		"long registration":     {func(c *Config) { c.RegistrationDir, c.KubeletSocketPath = long[:maxSocketPath-10], "/x" }, "107"},
+		"long registration":     {func(c *Config) { c.RegistrationDir, c.KubeletSocketPath = long[:unixsock.MaxPath-10], "/x" }, "107"},
 		"half a registration":   {func(c *Config) { c.RegistrationDir = "/x" }, "registration needs both"},
 		"relative cache":        {func(c *Config) { c.CacheDir = "cache" }, "cache directory"},
 		"negative reconcilings": {func(c *Config) { c.ReconcileEvery = -1 }, "positive"},

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -25,6 +24,7 @@ import (
 	"github.com/ballast-csi/ballast/agent/agentpb"
 	"github.com/ballast-csi/ballast/agent/store"
 	"github.com/ballast-csi/ballast/agent/store/storetest"
+	"github.com/ballast-csi/ballast/agent/unixsock"
 	"github.com/ballast-csi/ballast/fetcher"
 	"github.com/ballast-csi/ballast/fetcher/hub"
 	"github.com/ballast-csi/ballast/fetcher/hub/hubtest"
@@ -59,9 +59,8 @@ func start(t *testing.T, h *hubtest.Hub) (path string, local agentpb.AgentClient
 	dir := t.TempDir()
 	must(t, os.Chmod(dir, 0o777))
 	path = filepath.Join(dir, "agent.sock")
-	l, err := Listen(path, log, os.Getuid())
+	l, err := unixsock.Listen(path, log, os.Getuid())
 	must(t, err)
-	must(t, os.Chmod(path, 0o777)) // so that only the uid check stands in the way
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 2)
 	go func() { ended <- Serve(ctx, l, a) }()
@@ -224,17 +223,6 @@ func TestProcessesOfOtherUsersAreRefusedAtBothEnds(t *testing.T) {
 	if status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), "uid") {
 		t.Errorf("a server of another uid was talked to: %v", err)
 	}
-}
-
-func TestListenReplacesTheSocketOfADeadProcess(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "agent.sock")
-	dead, err := net.Listen("unix", path)
-	must(t, err)
-	dead.(*net.UnixListener).SetUnlinkOnClose(false)
-	must(t, dead.Close())
-	l, err := Listen(path, zaptest.NewLogger(t), os.Getuid())
-	must(t, err)
-	must(t, l.Close())
 }
 
 func must(t *testing.T, err error) {

@@ -16,15 +16,18 @@ import (
 	"github.com/ballast-csi/ballast/agent"
 	"github.com/ballast-csi/ballast/agent/agentrpc"
 	"github.com/ballast-csi/ballast/agent/store"
+	"github.com/ballast-csi/ballast/agent/unixsock"
 	"github.com/ballast-csi/ballast/fetcher"
 	"github.com/ballast-csi/ballast/fetcher/hub"
 )
 
-// Defaults that the two processes share; the directories are hostPaths on a node.
+// Defaults that the two processes share; the directories are hostPaths on a node. Each
+// socket's directory belongs to the process that serves it: whoever may write there
+// decides what is at the socket's path.
 const (
 	defaultCacheDir    = "/var/lib/ballast"
 	defaultAgentSocket = "/run/ballast/agent.sock"
-	defaultCSIHTTP     = "/run/ballast/csi-http.sock"
+	defaultCSIHTTP     = "/run/ballast-csi/http.sock"
 	defaultEndpoint    = "https://huggingface.co"
 )
 
@@ -154,7 +157,7 @@ func runAgent(ctx context.Context, f agentFlags) (err error) {
 
 // listen opens the agent's two doors: the socket for the CSI driver, and HTTP.
 func (f agentFlags) listen(log *zap.Logger) (socket, web net.Listener, err error) {
-	if socket, err = agentrpc.Listen(f.socket, log.Named("rpc"), f.csiUID, os.Getuid()); err != nil {
+	if socket, err = unixsock.Listen(f.socket, log.Named("rpc"), f.csiUID, os.Getuid()); err != nil {
 		return nil, nil, fmt.Errorf("--socket: %w", err)
 	}
 	if web, err = net.Listen("tcp", f.httpAddress); err != nil {

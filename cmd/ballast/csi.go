@@ -2,10 +2,7 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
-	"net"
 	"os"
 	"time"
 
@@ -15,6 +12,7 @@ import (
 
 	"github.com/ballast-csi/ballast/agent/agentpb"
 	"github.com/ballast-csi/ballast/agent/agentrpc"
+	"github.com/ballast-csi/ballast/agent/unixsock"
 	"github.com/ballast-csi/ballast/csi"
 	"github.com/ballast-csi/ballast/csi/mount"
 )
@@ -86,7 +84,8 @@ func runCSI(ctx context.Context, f csiFlags) error {
 	if err != nil {
 		return usageError{err}
 	}
-	web, err := listenHTTP(f.httpSocket, f.agentUID)
+	// Besides root, only the agent, which shows the driver's metrics.
+	web, err := unixsock.Listen(f.httpSocket, log, os.Getuid(), f.agentUID)
 	if err != nil {
 		return fmt.Errorf("--http-socket: %w", err)
 	}
@@ -98,20 +97,4 @@ func runCSI(ctx context.Context, f csiFlags) error {
 	err = g.Wait()
 	log.Info("csi driver has stopped", zap.Error(err))
 	return err
-}
-
-// listenHTTP listens on a unix socket, replacing one that a dead process left, that
-// the agent, which shows the driver's metrics, may connect to.
-func listenHTTP(path string, agentUID int) (net.Listener, error) {
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
-	}
-	l, err := net.Listen("unix", path)
-	if err != nil {
-		return nil, err
-	}
-	if err := errors.Join(os.Chmod(path, 0o600), os.Chown(path, agentUID, -1)); err != nil {
-		return nil, errors.Join(err, l.Close())
-	}
-	return l, nil
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/ballast-csi/ballast/agent/agentpb"
 	"github.com/ballast-csi/ballast/agent/agentrpc"
 	"github.com/ballast-csi/ballast/agent/store"
+	"github.com/ballast-csi/ballast/agent/unixsock"
 	"github.com/ballast-csi/ballast/csi"
 	"github.com/ballast-csi/ballast/csi/mount"
 	"github.com/ballast-csi/ballast/fetcher"
@@ -142,7 +143,7 @@ func (w *world) startAgent(log *zap.Logger) (err error) {
 	if err != nil {
 		return err
 	}
-	socket, err := agentrpc.Listen(w.path("run", "agent.sock"), log.Named("rpc"), os.Getuid())
+	socket, err := unixsock.Listen(w.path("run", "agent.sock"), log.Named("rpc"), os.Getuid())
 	if err != nil {
 		return err
 	}
