@@ -197,6 +197,9 @@ func (a *Agent) Acquire(ctx context.Context, req Request) (Mountable, error) {
 		switch {
 		case err == nil:
 			a.metrics.acquired(m)
+			if m.Notice != "" {
+				a.tell(req.Pod, reasonStale, m.Notice)
+			}
 			return m, nil
 		case errors.As(err, &still):
 			waiting = still
@@ -206,7 +209,7 @@ func (a *Agent) Acquire(ctx context.Context, req Request) (Mountable, error) {
 			return Mountable{}, refuse(req, err)
 		default:
 			waiting = &WaitingError{Progress: "waiting: " + err.Error()}
-			a.tell(req.Pod, waiting)
+			a.tell(req.Pod, reasonWaiting, waiting.Progress) // kubelet shows it only when the held call ends
 			pause(ctx, a.cfg.RetryEvery, err)
 		}
 		if ctx.Err() != nil || waiting.Over {
@@ -240,7 +243,7 @@ func (a *Agent) acquire(ctx context.Context, req Request) (m Mountable, err erro
 		return Mountable{}, err
 	}
 	if m, ok, err := a.pinned(req); ok || err != nil {
-		m.Bind = bind
+		m.Bind, m.Notice = bind, g.notice
 		return m, err
 	}
 	key := store.ViewKey{Revision: g.manifest.Revision, Ref: req.Ref, Filter: req.Filter, Layout: req.Layout}

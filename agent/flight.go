@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"go.uber.org/zap"
@@ -229,10 +228,10 @@ func (a *Agent) turnAway(f *flight, cred fetcher.Secret, err error) error {
 
 // tellWaiters puts f's progress on the pods that wait for it.
 func (a *Agent) tellWaiters(f *flight) {
-	waiting := f.progress.waiting()
+	message := f.progress.waiting().Progress
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for _, w := range f.waiters {
-		a.tell(w.pod, waiting)
+		a.tell(w.pod, reasonWaiting, message)
 	}
 }

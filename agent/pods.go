@@ -67,10 +67,15 @@ func (a *Agent) userNamespace(ctx context.Context, p Pod) (bool, error) {
 	return own, nil
 }
 
-// tell puts what stands in a pod's way on the pod, where kubelet shows it only when
-// the held call ends.
-func (a *Agent) tell(p Pod, waiting *WaitingError) {
+// Reasons of the events that the agent puts on pods.
+const (
+	reasonWaiting = "BallastWaiting" // what stands in the way of a Volume
+	reasonStale   = "BallastStale"   // the Hub could not be asked, and an older answer was given
+)
+
+// tell puts message on the pod, if there is one and a way to.
+func (a *Agent) tell(p Pod, reason, message string) {
 	if a.cfg.Pods != nil && p.UID != "" {
-		a.cfg.Pods.Tell(p, "BallastWaiting", waiting.Progress)
+		a.cfg.Pods.Tell(p, reason, message)
 	}
 }

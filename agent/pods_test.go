@@ -42,10 +42,10 @@ func (p *pods) IsDeleting(uid string) bool {
 	return p.deleting[uid]
 }
 
-func (p *pods) Tell(pod agent.Pod, _, message string) {
+func (p *pods) Tell(pod agent.Pod, reason, message string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.told = append(p.told, pod.Name+": "+message)
+	p.told = append(p.told, pod.Name+": "+reason+": "+message)
 	select {
 	case p.toldAbout <- struct{}{}:
 	default:
@@ -134,5 +134,23 @@ func TestWhatStandsInTheWayIsToldOnThePod(t *testing.T) {
 	must(t, <-ended) // within the same call: time mended it
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	contains(t, p.told[0], "one: waiting:", "org/name at main")
+	contains(t, p.told[0], "one: BallastWaiting: waiting:", "org/name at main")
+}
+
+func TestAnOlderAnswerIsToldOnThePod(t *testing.T) {
+	w := newWorld(t)
+	p := newPods()
+	w.cfg.Pods, w.cfg.RefMaxAge = p, time.Nanosecond
+	w.start()
+	w.hub.AddRepo("org/name", small(1))
+	w.must(request("one", "org/name", of("one")))
+	w.hub.Down(true)
+	for _, pod := range []string{"one", "two"} { // what it pinned, and another's
+		w.must(request(pod, "org/name", of(pod)))
+		<-p.toldAbout
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	contains(t, p.told[0], "one: BallastStale: hub could not be reached")
+	contains(t, p.told[1], "two: BallastStale: hub could not be reached")
 }
