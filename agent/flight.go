@@ -168,11 +168,14 @@ func (a *Agent) bring(f *flight) error {
 			return err
 		}
 		f.progress.restart()
-		err = a.cfg.Engine.Fetch(f.ctx, a.cfg.Source, f.key.rev, f.manifest.Files, cred, sink, func(delta int64) {
-			f.progress.fetch(delta)
-			if delta > 0 {
-				a.metrics.fetchedBytes.WithLabelValues(a.cfg.Source.Name()).Add(float64(delta))
-			}
+		err = a.cfg.Engine.Fetch(f.ctx, fetcher.Job{
+			Source: a.cfg.Source, Revision: f.key.rev, Files: f.manifest.Files, Credential: cred, Sink: sink,
+			Progress: func(delta int64) {
+				f.progress.fetch(delta)
+				if delta > 0 {
+					a.metrics.fetchedBytes.WithLabelValues(a.cfg.Source.Name()).Add(float64(delta))
+				}
+			},
 		})
 		switch {
 		case err == nil:

@@ -139,7 +139,9 @@ func TestAHubOfOtherHandsIsFetchedIntoTheStore(t *testing.T) {
 			engine := must(fetcher.NewEngine(fetcher.EngineConfig{Log: quiet(t)}))(t)
 			var got int64
 			started := time.Now()
-			if err := engine.Fetch(t.Context(), client, m.Revision, m.Files, fetcher.Secret{}, sink{s, repo}, func(n int64) { got += n }); err != nil {
+			if err := engine.Fetch(t.Context(), fetcher.Job{
+				Source: client, Revision: m.Revision, Files: m.Files, Sink: sink{s, repo}, Progress: func(n int64) { got += n },
+			}); err != nil {
 				t.Fatal(err)
 			}
 			t.Logf("%s: %d files, %d bytes in %s", m.Revision, len(m.Files), got, time.Since(started).Round(time.Millisecond))

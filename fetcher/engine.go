@@ -56,13 +56,28 @@ func NewEngine(cfg EngineConfig) (*Engine, error) {
 	return &Engine{cfg}, nil
 }
 
-// Fetch brings every file to sink, the largest first, each Digest once. Files are
-// verified while others are still on their way, and committed in batches.
-//
-// progress is called with the bytes that arrived since the last call, never twice
-// at the same time; it must not block. The count is negative for bytes that have
-// to come again: what arrived of a Piece that the sink did not keep, and a whole
-// file that did not match its Digest, Pieces held before this Fetch included.
+// Job is what one Fetch brings, from where and to where.
+type Job struct {
+	Source     Source
+	Revision   Revision
+	Files      []File
+	Credential Secret
+	Sink       Sink
+	// Progress, unless nil, is called with the bytes that arrived since the last
+	// call, never twice at the same time; it must not block. The count is
+	// negative for bytes that have to come again: what arrived of a Piece that
+	// the sink did not keep, and a whole file that did not match its Digest,
+	// Pieces held before this Fetch included.
+	Progress func(delta int64)
+	// Failing, unless nil, is called once, by the first error that ends the
+	// Fetch, ctx's end included, when it happens: Fetch itself returns that
+	// error only after the reads under way have ended, up to EngineConfig.Stall
+	// later. It must not block.
+	Failing func(err error)
+}
+
+// Fetch brings every file of job to its Sink, the largest first, each Digest once.
+// Files are verified while others are still on their way, and committed in batches.
 //
 // Fetch returns when all files are committed, or at the first error that trying
 // again does not mend, or when ctx ends. What was verified by then has been
@@ -70,9 +85,9 @@ func NewEngine(cfg EngineConfig) (*Engine, error) {
 // *MismatchError names the file and the Source. A transient error is returned
 // only after several tries that brought no bytes, or when it is a rate limit of more
 // than 10 s, which is the caller's to wait for.
-func (e *Engine) Fetch(ctx context.Context, src Source, rev Revision, files []File, cred Secret, sink Sink, progress func(delta int64)) error {
+func (e *Engine) Fetch(ctx context.Context, job Job) error {
 	r := &run{
-		cfg: e.cfg, ctx: ctx, src: src, rev: rev, cred: cred, sink: sink, progress: progress,
+		Job: job, cfg: e.cfg, ctx: ctx,
 		queue: newQueue(), stopping: make(chan struct{}),
 		verifying: make(chan struct{}, runtime.GOMAXPROCS(0)),
 		verified:  make(chan verified, e.cfg.Ahead),
@@ -89,7 +104,7 @@ func (e *Engine) Fetch(ctx context.Context, src Source, rev Revision, files []Fi
 		workers.Go(r.work)
 	}
 	committer.Go(r.commit)
-	r.eachFile(largestFirst(files))
+	r.eachFile(largestFirst(job.Files))
 	r.queue.stop()
 	workers.Wait()
 	close(r.verified)
@@ -116,14 +131,10 @@ func largestFirst(files []File) []File {
 
 // run is one Fetch.
 type run struct {
-	cfg      EngineConfig
-	ctx      context.Context // the caller's
-	src      Source
-	rev      Revision
-	cred     Secret
-	sink     Sink
-	progress func(int64)
-	queue    *queue
+	Job
+	cfg   EngineConfig
+	ctx   context.Context // the caller's
+	queue *queue
 
 	transfer       context.Context // for reading; outlives the first error by cfg.Stall at most
 	cancelTransfer context.CancelCauseFunc
@@ -139,7 +150,7 @@ type run struct {
 	first error
 	drain *time.Timer
 
-	telling sync.Mutex // guards calls of progress
+	telling sync.Mutex // guards calls of Progress
 }
 
 // verified is a file on its way to the committer, and where the outcome goes.
@@ -152,22 +163,35 @@ type verified struct {
 // cfg.Stall to end by themselves, so that files about to be whole are kept; with
 // the caller's own end they end at once.
 func (r *run) fail(err error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.ctx.Err() != nil {
-		err = fmt.Errorf("fetch %s from %s: %w", r.rev, r.src.Name(), context.Cause(r.ctx))
-	}
-	if r.first != nil {
-		if r.ctx.Err() == nil {
-			r.cfg.Log.Debug("another error of a fetch that has failed already", zap.Stringer("revision", r.rev), zap.Error(err))
-		}
+	err, first := r.note(err)
+	if !first {
 		return
 	}
-	r.first = err
+	if r.Failing != nil {
+		r.Failing(err)
+	}
 	close(r.stopping)
 	r.cancelBegin()
 	r.queue.stop()
+}
+
+// note keeps err if it is the first, worded as the caller's own end if that came
+// before, and starts the time that reads under way still get.
+func (r *run) note(err error) (noted error, first bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.ctx.Err() != nil {
+		err = fmt.Errorf("fetch %s from %s: %w", r.Revision, r.Source.Name(), context.Cause(r.ctx))
+	}
+	if r.first != nil {
+		if r.ctx.Err() == nil {
+			r.cfg.Log.Debug("another error of a fetch that has failed already", zap.Stringer("revision", r.Revision), zap.Error(err))
+		}
+		return err, false
+	}
+	r.first = err
 	r.drain = time.AfterFunc(r.cfg.Stall, func() { r.cancelTransfer(err) })
+	return err, true
 }
 
 // end returns the first error and lets go of its timer.
@@ -182,10 +206,10 @@ func (r *run) end() error {
 
 // tell reports progress.
 func (r *run) tell(delta int64) {
-	if delta != 0 && r.progress != nil {
+	if delta != 0 && r.Progress != nil {
 		r.telling.Lock()
 		defer r.telling.Unlock()
-		r.progress(delta)
+		r.Progress(delta)
 	}
 }
 
@@ -213,16 +237,16 @@ func (r *run) eachFile(files []File) {
 
 // file brings one file from Begin to Close.
 func (r *run) file(order int, f File) (err error) {
-	in, err := r.sink.Begin(r.begin, f)
+	in, err := r.Sink.Begin(r.begin, f)
 	if err != nil {
-		return fmt.Errorf("begin %s of %s: %w", f.Path, r.rev, err)
+		return fmt.Errorf("begin %s of %s: %w", f.Path, r.Revision, err)
 	}
 	if in == nil {
 		return nil
 	}
 	defer func() {
 		if closing := in.Close(); closing != nil {
-			err = errors.Join(err, fmt.Errorf("close %s of %s: %w", f.Path, r.rev, closing))
+			err = errors.Join(err, fmt.Errorf("close %s of %s: %w", f.Path, r.Revision, closing))
 		}
 	}()
 	t := newTask(order, in)
@@ -252,15 +276,15 @@ func (r *run) verify(in Ingest) error {
 	}
 	var mismatch *MismatchError
 	if errors.As(err, &mismatch) {
-		mismatch.Source = r.src.Name()
+		mismatch.Source = r.Source.Name()
 		var dropped int64
 		for _, p := range in.Missing() {
 			dropped += p.Size
 		}
 		r.tell(-dropped)
-		return fmt.Errorf("%s: %w", r.rev, err)
+		return fmt.Errorf("%s: %w", r.Revision, err)
 	}
-	return fmt.Errorf("verify %s of %s: %w", in.File().Path, r.rev, err)
+	return fmt.Errorf("verify %s of %s: %w", in.File().Path, r.Revision, err)
 }
 
 // commit makes durable what is verified, all that waits as one batch. The caller's
@@ -282,9 +306,9 @@ func (r *run) commit() {
 		for i := range batch {
 			ingests[i] = batch[i].ingest
 		}
-		err := r.sink.Commit(context.WithoutCancel(r.ctx), ingests)
+		err := r.Sink.Commit(context.WithoutCancel(r.ctx), ingests)
 		if err != nil {
-			err = fmt.Errorf("commit %d files of %s: %w", len(batch), r.rev, err)
+			err = fmt.Errorf("commit %d files of %s: %w", len(batch), r.Revision, err)
 		}
 		for _, v := range batch {
 			v.outcome <- err

@@ -58,6 +58,9 @@ func TestPermanentErrorHandsOutNothingMoreAndKeepsWhatIsVerified(t *testing.T) {
 		if !errors.Is(err, fetcher.ErrGated) || x.took != 5*time.Second+1 {
 			t.Fatalf("after %s: %v", x.took, err)
 		}
+		if x.failing[0].at != time.Second+2 {
+			t.Errorf("Failing was called after %s, want it before the drain", x.failing[0].at)
+		}
 		x.wantHere("done", "underway")
 		for _, a := range x.source.asked() {
 			if a.path == "later" || a.path == "denied" && a.off > 0 {

@@ -22,7 +22,14 @@ type fetch struct {
 	source   *fakeSource
 	sink     *memSink
 	progress int64
+	failing  []failure
 	took     time.Duration
+}
+
+// failure is one call of Job.Failing.
+type failure struct {
+	err error
+	at  time.Duration // since Fetch began
 }
 
 func newFetch(t *testing.T, content map[string][]byte) *fetch {
@@ -34,6 +41,10 @@ func newFetch(t *testing.T, content map[string][]byte) *fetch {
 	return x
 }
 
+func (x *fetch) job(sink fetcher.Sink) fetcher.Job {
+	return fetcher.Job{Source: x.source, Revision: testRevision, Files: x.files, Credential: fetcher.NewSecret("token"), Sink: sink}
+}
+
 func (x *fetch) run(ctx context.Context, cfg fetcher.EngineConfig) error {
 	x.t.Helper()
 	e, err := fetcher.NewEngine(cfg)
@@ -41,7 +52,11 @@ func (x *fetch) run(ctx context.Context, cfg fetcher.EngineConfig) error {
 		x.t.Fatal(err)
 	}
 	began := time.Now()
-	err = e.Fetch(ctx, x.source, testRevision, x.files, fetcher.NewSecret("token"), x.sink, func(n int64) { x.progress += n })
+	x.failing = nil
+	job := x.job(x.sink)
+	job.Progress = func(n int64) { x.progress += n }
+	job.Failing = func(err error) { x.failing = append(x.failing, failure{err, time.Since(began)}) }
+	err = e.Fetch(ctx, job)
 	x.took = time.Since(began)
 	if x.sink.open != 0 || x.source.busy != 0 {
 		x.t.Errorf("%d ingests and %d requests are open", x.sink.open, x.source.busy)
@@ -53,6 +68,9 @@ func (x *fetch) run(ctx context.Context, cfg fetcher.EngineConfig) error {
 		if n != 1 {
 			x.t.Errorf("%s was opened %d times", path, n)
 		}
+	}
+	if err == nil && len(x.failing) != 0 || err != nil && (len(x.failing) != 1 || x.failing[0].err != err) {
+		x.t.Errorf("Failing was told %v, Fetch returned %v", x.failing, err)
 	}
 	return err
 }
@@ -209,7 +227,7 @@ func TestFetchesThatWaitForEachOtherBothEnd(t *testing.T) {
 			wg.Go(func() {
 				e, err := fetcher.NewEngine(fetcher.EngineConfig{Connections: 1, Stall: time.Hour})
 				if err == nil {
-					err = e.Fetch(t.Context(), x.source, testRevision, x.files, fetcher.NewSecret("token"), sink, nil)
+					err = e.Fetch(t.Context(), x.job(sink))
 				}
 				if err != nil {
 					t.Errorf("fetch %d: %v", i, err)

@@ -51,7 +51,7 @@ func (r *run) piece(t *task, p Piece) error {
 	if body.err != nil {
 		return body.err // the Source's, however the sink wrapped it
 	}
-	return fmt.Errorf("write piece %d of %s of %s: %w", p.Index, t.ingest.File().Path, r.rev, err)
+	return fmt.Errorf("write piece %d of %s of %s: %w", p.Index, t.ingest.File().Path, r.Revision, err)
 }
 
 // open returns t's Object; the first caller opens it.
@@ -63,7 +63,7 @@ func (r *run) open(ctx context.Context, t *task) (Object, error) {
 		return nil, ctx.Err()
 	}
 	if t.object == nil {
-		object, err := r.src.Open(ctx, r.rev, t.ingest.File(), r.cred)
+		object, err := r.Source.Open(ctx, r.Revision, t.ingest.File(), r.Credential)
 		if err != nil {
 			return nil, err
 		}
@@ -152,7 +152,7 @@ func (p *pieceReader) try(b []byte) (n int, err error) {
 
 // judge says what an error of the Source is: ours, if we ended the read.
 func (p *pieceReader) judge(err error) error {
-	where := fmt.Sprintf("piece %d of %s of %s from %s", p.piece.Index, p.task.ingest.File().Path, p.run.rev, p.run.src.Name())
+	where := fmt.Sprintf("piece %d of %s of %s from %s", p.piece.Index, p.task.ingest.File().Path, p.run.Revision, p.run.Source.Name())
 	switch {
 	case err == nil:
 		return nil
@@ -192,7 +192,7 @@ func (p *pieceReader) again(err error) error {
 	}
 	wait := firstBackoff << (p.tries - 1)
 	wait += asked + time.Duration(rand.Int64N(int64(wait))) - wait/2 // half to one and a half
-	p.run.cfg.Log.Debug("a piece is tried again", zap.Stringer("revision", p.run.rev),
+	p.run.cfg.Log.Debug("a piece is tried again", zap.Stringer("revision", p.run.Revision),
 		zap.Stringer("path", p.task.ingest.File().Path), zap.Int("piece", p.piece.Index), zap.Duration("after", wait), zap.Error(err))
 	timer := time.NewTimer(wait)
 	defer timer.Stop()

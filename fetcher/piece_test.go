@@ -178,7 +178,7 @@ func TestWatchdogWaitsForTheSourceOnly(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		err = e.Fetch(t.Context(), x.source, testRevision, x.files, fetcher.NewSecret("token"), slowSink{x.sink}, nil)
+		err = e.Fetch(t.Context(), x.job(slowSink{x.sink}))
 		if err != nil || len(x.source.asked()) != 1 {
 			t.Errorf("slow disk: %v, %d requests", err, len(x.source.asked()))
 		}
