@@ -137,6 +137,13 @@ func (m *stuckMounter) Lookup(target string) (mount.Info, bool, error) {
 	return m.faultyMounter.Lookup(target)
 }
 
+func (m *stuckMounter) Mounts() ([]mount.Info, error) {
+	if m.blind {
+		return nil, errFault
+	}
+	return m.faultyMounter.Mounts()
+}
+
 func TestAMountThatCannotBeUndoneKeepsItsPin(t *testing.T) {
 	b := newBench(t)
 	real := b.node.mounter

@@ -10,7 +10,7 @@
 //     known not to be a mount; a left-over pin is safe, a lost one is not.
 //   - After a final code kubelet forgets the volume and never unpublishes it, so one is
 //     returned only when neither mount nor pin of the volume is left; else Unavailable.
-//   - One operation at a time for a target, reconciliation included.
+//   - One operation at a time for a target and its pin, reconciliation included.
 //   - What time can mend never ends a held call early; what a person must mend ends it
 //     at once. Stopping ends every wait at once.
 //   - A mount that is not the volume's own is never unmounted.

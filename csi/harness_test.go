@@ -43,6 +43,12 @@ type fakeAgent struct {
 	releases int
 	asked    int // calls of Acquire and Release
 	away     bool
+	// unreadable are the names of pins that cannot be read.
+	unreadable []string
+	// onPins, if set, is called with mu held before the pins are listed.
+	onPins func()
+	// onRelease, if set, is called without mu.
+	onRelease func(*agentpb.ReleaseRequest)
 	// acquire, if set, answers instead. It is called without mu.
 	acquire func(context.Context, *agentpb.AcquireRequest) (*agentpb.AcquireResponse, error)
 	// releaseErr is returned by Release after (true) or instead of (false) releasing.
@@ -97,6 +103,9 @@ func (a *fakeAgent) pin(v *agentpb.Volume) {
 }
 
 func (a *fakeAgent) Release(_ context.Context, in *agentpb.ReleaseRequest, _ ...grpc.CallOption) (*agentpb.ReleaseResponse, error) {
+	if a.onRelease != nil {
+		a.onRelease(in)
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.asked++
@@ -107,17 +116,24 @@ func (a *fakeAgent) Release(_ context.Context, in *agentpb.ReleaseRequest, _ ...
 		return nil, a.releaseErr
 	}
 	a.releases++
-	delete(a.pins, pinKey(in.GetVolume()))
+	if in.GetPin() != "" {
+		a.unreadable = slices.DeleteFunc(a.unreadable, func(name string) bool { return name == in.GetPin() })
+	} else {
+		delete(a.pins, pinKey(in.GetVolume()))
+	}
 	return &agentpb.ReleaseResponse{}, a.releaseErr
 }
 
 func (a *fakeAgent) Pins(context.Context, *agentpb.PinsRequest, ...grpc.CallOption) (*agentpb.PinsResponse, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if a.onPins != nil {
+		a.onPins()
+	}
 	if a.away {
 		return nil, errAway
 	}
-	return &agentpb.PinsResponse{Volumes: slices.Collect(maps.Values(a.pins))}, nil
+	return &agentpb.PinsResponse{Volumes: slices.Collect(maps.Values(a.pins)), Unreadable: slices.Clone(a.unreadable)}, nil
 }
 
 // set changes the agent under its lock.
@@ -161,6 +177,7 @@ func newBench(t *testing.T, change ...func(*Config)) *bench {
 		must(t, os.MkdirAll(filepath.Join(dir, d), 0o755))
 	}
 	must(t, os.WriteFile(filepath.Join(dir, "cache", testView, "config.json"), []byte("{}"), 0o444))
+	must(t, os.Mkdir(filepath.Join(dir, "cache", testView, "sub"), 0o755))
 	core, logs := observer.New(zapcore.DebugLevel)
 	b := &bench{dir: dir, agent: &fakeAgent{}, logs: logs, reg: prometheus.NewRegistry()}
 	b.cfg = Config{

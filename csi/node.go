@@ -2,6 +2,7 @@ package csi
 
 import (
 	"context"
+	"regexp"
 	"time"
 
 	spec "github.com/container-storage-interface/spec/lib/go/csi"
@@ -65,7 +66,7 @@ func (n *node) publish(ctx context.Context, r *spec.NodePublishVolumeRequest) (m
 	if err != nil {
 		return false, err
 	}
-	unlock, ok := n.targets.tryLock(volume.GetTargetPath())
+	unlock, ok := n.targets.lock(volume)
 	if !ok {
 		return false, errPending(volume)
 	}
@@ -100,6 +101,9 @@ func (n *node) show(r *spec.NodePublishVolumeRequest, volume *agentpb.Volume, re
 		return failf(badRequest, "a pod with a user namespace of its own (hostUsers: false) must mount the volume read-only: "+
 			"set readOnly: true in the pod's persistentVolumeClaim volume, or in the PersistentVolume's csi")
 	}
+	if !viewPath.MatchString(ready.GetView()) {
+		return failf(mountFailed, "the agent gave %.128q to mount, which is no view: it and the CSI driver may be of versions too far apart", ready.GetView())
+	}
 	err := n.mounter.Mount(mount.Spec{
 		View: ready.GetView(), Empty: ready.GetEmpty(), Bind: ready.GetBind(),
 		Source: mount.Source(volume.GetId(), volume.GetTargetPath()), Target: volume.GetTargetPath(),
@@ -120,12 +124,18 @@ func (n *node) isMounted(volume *agentpb.Volume) (bool, error) {
 		return false, failf(nodeFailed, "whether %s is mounted cannot be told: %v", target, err)
 	case !found:
 		return false, nil
-	case info.Source == mount.Source(volume.GetId(), target) && info.FSType == "overlay", info.View != "":
+	case info.FSType == "overlay" && info.SuperReadOnly && info.Source == mount.Source(volume.GetId(), target):
+		return true, nil
+	case info.ReadOnly && viewPath.MatchString(info.View): // a bind does not say whose it is
 		return true, nil
 	}
-	return false, failf(foreign, "%s holds a mount that is not this volume's (%s, source %q): Ballast leaves it alone. "+
-		"Find out who mounted it, and unmount it", target, info.FSType, info.Source)
+	return false, failf(foreign, "%s holds a mount that is not this volume's (%s, source %q, root %q): Ballast leaves it alone. "+
+		"Find out who mounted it, and unmount it", target, info.FSType, info.Source, info.Root)
 }
+
+// viewPath is the form of Ready.view. Nothing else of the cache is a volume's content,
+// whoever says so.
+var viewPath = regexp.MustCompile(`^views/[A-Za-z0-9_-]+/root$`)
 
 // undoTime is how long Release may take when a call is about to end.
 const undoTime = 2 * time.Second
@@ -172,12 +182,17 @@ func (n *node) stillMounted(volume *agentpb.Volume) error {
 	return nil
 }
 
-// release ends the volume's waiting and its pin. The caller holds the target's lock and
-// has seen that it is not mounted. It has its own time, whatever is left of the call's.
+// release ends the volume's waiting and its pin.
 func (n *node) release(volume *agentpb.Volume) error {
+	return n.askRelease(&agentpb.ReleaseRequest{Volume: volume})
+}
+
+// askRelease asks the agent to release a pin. The caller holds its lock and has seen
+// that its volume is not mounted. It has its own time, whatever is left of the call's.
+func (n *node) askRelease(r *agentpb.ReleaseRequest) error {
 	ctx, cancel := context.WithTimeout(n.stopped, undoTime)
 	defer cancel()
-	if _, err := n.agent.Release(ctx, &agentpb.ReleaseRequest{Volume: volume}); err != nil {
+	if _, err := n.agent.Release(ctx, r); err != nil {
 		n.agentGone()
 		return failf(agentAway, "%s: %v", agentUnreachable, err)
 	}
@@ -191,7 +206,7 @@ func (n *node) NodeUnpublishVolume(_ context.Context, r *spec.NodeUnpublishVolum
 	if err != nil {
 		return nil, err
 	}
-	unlock, ok := n.targets.tryLock(volume.GetTargetPath())
+	unlock, ok := n.targets.lock(volume)
 	if !ok {
 		return nil, errPending(volume)
 	}

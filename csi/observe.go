@@ -17,6 +17,7 @@ import (
 const (
 	keyVolume = "volume_id"
 	keyTarget = "target_path"
+	keyPin    = "pin"
 )
 
 // metrics are what the driver counts. No label holds anything a user wrote.
@@ -25,6 +26,7 @@ type metrics struct {
 	operations  *prometheus.CounterVec
 	agentErrors prometheus.Counter
 	reconciled  prometheus.Counter
+	unpinned    prometheus.Gauge
 }
 
 func newMetrics(r prometheus.Registerer) (*metrics, error) {
@@ -44,8 +46,11 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 		reconciled: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "ballast_csi_pins_reconciled_total", Help: "Pins released because their volumes were gone.",
 		}),
+		unpinned: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "ballast_csi_mounts_without_pin", Help: "Volumes that are mounted while the agent has no pin for them, when last looked at. Must be 0: their files may be evicted.",
+		}),
 	}
-	for _, c := range []prometheus.Collector{m.publish, m.operations, m.agentErrors, m.reconciled} {
+	for _, c := range []prometheus.Collector{m.publish, m.operations, m.agentErrors, m.reconciled, m.unpinned} {
 		if err := r.Register(c); err != nil {
 			return nil, err
 		}

@@ -174,18 +174,87 @@ func TestAForeignMountIsNamedAndLeftAlone(t *testing.T) {
 	}
 }
 
+// A mount of something else of the cache, or a writable one, is not what a publish
+// makes: to call it mounted would leave a pod without a pin.
+func TestABindThatIsNoReadOnlyViewIsForeign(t *testing.T) {
+	for name, test := range map[string]struct {
+		source string // in the cache
+		flags  uintptr
+	}{
+		"something else of the cache, writable": {"pins", 0},
+		"something else of the cache":           {"pins", unix.MS_RDONLY},
+		"a View, writable":                      {testView, 0},
+		"what holds a View":                     {"views/v1", unix.MS_RDONLY},
+		"a directory of a View":                 {testView + "/sub", unix.MS_RDONLY},
+		"a View on its way":                     {"views/v2.partial/root", unix.MS_RDONLY},
+		"a root that is no View's":              {"pins/root", unix.MS_RDONLY},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t)
+			client, _ := b.run(t)
+			target := b.target(t, "pod-1")
+			source := filepath.Join(b.cfg.CacheDir, test.source)
+			must(t, os.MkdirAll(source, 0o755))
+			must(t, os.Mkdir(target, 0o750))
+			must(t, unix.Mount(source, target, "", unix.MS_BIND, ""))
+			must(t, unix.Mount("", target, "", unix.MS_BIND|unix.MS_REMOUNT|test.flags, ""))
+			before, _ := b.mounted(t, target)
+
+			_, err := client.NodePublishVolume(t.Context(), publishRequest("vol", target))
+			wantCode(t, err, codes.Unavailable)
+			if err == nil || !strings.Contains(err.Error(), target) || !strings.Contains(err.Error(), before.Root) {
+				t.Errorf("error does not name it: %v", err)
+			}
+			_, err = client.NodeUnpublishVolume(t.Context(), unpublishRequest("vol", target))
+			wantCode(t, err, codes.Unavailable)
+			if after, found := b.mounted(t, target); !found || after != before {
+				t.Errorf("mount changed from %+v to %+v", before, after)
+			}
+		})
+	}
+}
+
+func TestAnOverlayThatCanBeWrittenIsForeignWhateverItsSource(t *testing.T) {
+	b := newBench(t)
+	target := b.target(t, "pod-1")
+	upper := filepath.Join(b.dir, "upper") // on tmpfs: an overlay's upper layer must not be an overlay
+	for _, d := range []string{target, upper} {
+		must(t, os.Mkdir(d, 0o755))
+	}
+	must(t, unix.Mount("tmpfs", upper, "tmpfs", 0, ""))
+	defer func() { _ = unix.Unmount(upper, unix.MNT_DETACH) }()
+	for _, d := range []string{"up", "work"} {
+		must(t, os.Mkdir(filepath.Join(upper, d), 0o755))
+	}
+	must(t, unix.Mount(mount.Source("vol", target), target, "overlay", 0,
+		"lowerdir="+filepath.Join(b.cfg.CacheDir, testView)+",upperdir="+upper+"/up,workdir="+upper+"/work"))
+	_, err := b.node.NodePublishVolume(t.Context(), publishRequest("vol", target))
+	wantCode(t, err, codes.Unavailable)
+	must(t, unix.Unmount(target, 0))
+}
+
 func TestTheAgentsPathsAreNotTrusted(t *testing.T) {
 	b := newBench(t)
 	client, _ := b.run(t)
 	target := b.target(t, "pod-1")
-	must(t, os.Symlink("/etc", filepath.Join(b.dir, "cache/link")))
-	must(t, unix.Mkfifo(filepath.Join(b.dir, "cache/fifo"), 0o600))
-	other := filepath.Join(b.dir, "cache/other")
+	views := filepath.Join(b.dir, "cache/views")
+	must(t, os.MkdirAll(filepath.Join(b.dir, "cache/pins/root"), 0o755))
+	must(t, os.Symlink("v1", filepath.Join(views, "link")))
+	for _, d := range []string{"etc", "fifo", "other"} {
+		must(t, os.Mkdir(filepath.Join(views, d), 0o755))
+	}
+	must(t, os.Symlink("/etc", filepath.Join(views, "etc/root")))
+	must(t, unix.Mkfifo(filepath.Join(views, "fifo/root"), 0o600))
+	other := filepath.Join(views, "other/root")
 	must(t, os.Mkdir(other, 0o755))
 	must(t, unix.Mount("tmpfs", other, "tmpfs", 0, ""))
 	defer func() { _ = unix.Unmount(other, 0) }()
 
-	for _, view := range []string{"", ".", "..", "../kubelet", "/etc", testView + "/../../../..", "link", "fifo", "other", "absent"} {
+	for _, view := range []string{
+		"", ".", "..", "../kubelet", "/etc", testView + "/../../../..", testView + "/sub", "views", "views/v1", "pins", "pins/root",
+		"views/../root", "views//root", "views/./root", "./" + testView, testView + "/", "/" + testView,
+		"views/link/root", "views/etc/root", "views/fifo/root", "views/other/root", "views/absent/root",
+	} {
 		for _, bind := range []bool{false, true} {
 			r := bindReady(bind)
 			r.GetReady().View = view

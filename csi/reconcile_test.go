@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	"golang.org/x/sys/unix"
 
 	"github.com/ballast-csi/ballast/agent/agentpb"
 )
@@ -27,9 +28,23 @@ func TestReconcileReleasesOnlyWhatIsCertainlyGone(t *testing.T) {
 			return target
 		}, true},
 		"kubelet's directory is there": {func(_ *testing.T, _ *bench, target string) string { return target }, false},
-		"mounted": {func(t *testing.T, b *bench, target string) string {
+		"mounted, though kubelet's directory is not to be seen (overlay)": {func(t *testing.T, b *bench, target string) string {
+			b.mountAndCover(t, target, false)
+			return target
+		}, false},
+		"mounted, though kubelet's directory is not to be seen (bind)": {func(t *testing.T, b *bench, target string) string {
+			b.mountAndCover(t, target, true)
+			return target
+		}, false},
+		"unmounted, but a subPath of it is mounted": {func(t *testing.T, b *bench, target string) string {
 			_, err := b.node.NodePublishVolume(t.Context(), publishRequest("vol", target))
 			must(t, err)
+			sub := filepath.Join(b.dir, "sub")
+			must(t, os.Mkdir(sub, 0o755))
+			must(t, unix.Mount(filepath.Join(target, "sub"), sub, "", unix.MS_BIND, ""))
+			t.Cleanup(func() { must(t, unix.Unmount(sub, 0)) })
+			must(t, b.node.mounter.Unmount(target))
+			b.podGone(t, "pod-1")
 			return target
 		}, false},
 		"an operation is in flight": {func(t *testing.T, b *bench, target string) string {
@@ -73,6 +88,21 @@ func TestReconcileReleasesOnlyWhatIsCertainlyGone(t *testing.T) {
 				t.Errorf("counted %v", got)
 			}
 		})
+	}
+}
+
+// mountAndCover publishes a volume, and hides kubelet's directory for its pod below
+// another mount.
+func (b *bench) mountAndCover(t *testing.T, target string, bind bool) {
+	t.Helper()
+	b.agent.set(func(a *fakeAgent) { a.acquire = answering(bindReady(bind)) })
+	_, err := b.node.NodePublishVolume(t.Context(), publishRequest("vol", target))
+	must(t, err)
+	pod := filepath.Join(b.dir, "kubelet/pods/pod-1")
+	must(t, unix.Mount("tmpfs", pod, "tmpfs", 0, ""))
+	t.Cleanup(func() { must(t, unix.Unmount(pod, 0)) })
+	if _, err := os.Lstat(filepath.Dir(target)); !os.IsNotExist(err) {
+		t.Fatalf("kubelet's directory can still be seen: %v", err)
 	}
 }
 

@@ -42,7 +42,7 @@ var layouts = map[string]agentpb.Layout{
 }
 
 // tokenKeys are the keys of nodePublishSecretRef's secret that may hold the token, the
-// first one present being used. Other keys are not looked at.
+// first one that is not empty being used. Other keys are not looked at.
 var tokenKeys = []string{"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "token"}
 
 // parseVolume returns the volume that a request is about.
@@ -170,11 +170,10 @@ func parsePatterns(name, value string) ([]string, error) {
 // the key and never the value.
 func parseToken(secrets map[string]string) (string, error) {
 	for _, key := range tokenKeys {
-		value, present := secrets[key]
-		if !present {
+		token := strings.TrimSpace(secrets[key])
+		if token == "" {
 			continue
 		}
-		token := strings.TrimSpace(value)
 		bad := func(r rune) bool { return r > unicode.MaxASCII || r <= ' ' || r == 0x7f }
 		if strings.ContainsFunc(token, bad) {
 			return "", failf(badRequest, "secret key %s: the token holds a character that no token has "+

@@ -117,6 +117,15 @@ func TestTokenKeysInOrder(t *testing.T) {
 	}
 }
 
+func TestAnEmptyTokenDoesNotHideAnother(t *testing.T) {
+	for _, empty := range []string{"", "\n", " \t\r\n"} {
+		got, err := parseToken(map[string]string{"HF_TOKEN": empty, "HUGGING_FACE_HUB_TOKEN": empty, "token": testToken + "\n"})
+		if got != testToken || err != nil {
+			t.Errorf("beside %q under the other keys: parseToken = %q, %v", empty, got, err)
+		}
+	}
+}
+
 func FuzzAttributes(f *testing.F) {
 	for _, seed := range [][3]string{
 		{"repo", "Qwen/Qwen3-0.6B", "*.json"}, {"revision", "refs/pr/1", "a,b\nc/"}, {"layout", "hub-cache", ","},

@@ -33,6 +33,8 @@ type Mounter interface {
 	Mount(mount.Spec) error
 	Unmount(target string) error
 	Lookup(target string) (mount.Info, bool, error)
+	// Mounts returns every mount that may show something of the cache.
+	Mounts() ([]mount.Info, error)
 }
 
 // Config is what a Server is made of.

@@ -4,30 +4,42 @@ import (
 	"sync"
 
 	"github.com/ballast-csi/ballast/agent/agentpb"
+	"github.com/ballast-csi/ballast/csi/mount"
 )
 
-// targets are the target paths that an operation is in flight on. The zero value is
-// ready.
+// targets are the target paths that an operation is in flight on, and the names of the
+// pins that it may make or remove (mount.Source). The zero value is ready.
 type targets struct {
 	mu   sync.Mutex // guards busy
 	busy map[string]struct{}
 }
 
-// tryLock claims target until unlock is called, or reports that it is claimed.
-func (t *targets) tryLock(target string) (unlock func(), ok bool) {
+// lock claims the volume's target and its pin's name.
+func (t *targets) lock(v *agentpb.Volume) (unlock func(), ok bool) {
+	return t.tryLock(v.GetTargetPath(), mount.Source(v.GetId(), v.GetTargetPath()))
+}
+
+// tryLock claims every key until unlock is called, or reports that one is claimed.
+func (t *targets) tryLock(keys ...string) (unlock func(), ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if _, taken := t.busy[target]; taken {
-		return nil, false
+	for _, key := range keys {
+		if _, taken := t.busy[key]; taken {
+			return nil, false
+		}
 	}
 	if t.busy == nil {
 		t.busy = make(map[string]struct{})
 	}
-	t.busy[target] = struct{}{}
+	for _, key := range keys {
+		t.busy[key] = struct{}{}
+	}
 	return func() {
 		t.mu.Lock()
 		defer t.mu.Unlock()
-		delete(t.busy, target)
+		for _, key := range keys {
+			delete(t.busy, key)
+		}
 	}, true
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -270,6 +271,85 @@ func TestLookupSeesThroughLinksBeforeTheTargetAndOddNames(t *testing.T) {
 		t.Errorf("Lookup below an absent directory = %v, %v", found, err)
 	}
 	must(t, c.Unmount(spec.Target))
+}
+
+// Whatever is mounted over the way to a target, the mount on it is still there, and in
+// use.
+func TestLookupSeesAMountWhoseWayIsCovered(t *testing.T) {
+	for name, bind := range map[string]bool{"overlay": false, "bind": true} {
+		t.Run(name, func(t *testing.T) {
+			c := newCache(t)
+			pods := t.TempDir()
+			pod := filepath.Join(pods, "pod")
+			must(t, os.MkdirAll(filepath.Join(pod, "volumes/model"), 0o755))
+			link := filepath.Join(t.TempDir(), "kubelet")
+			must(t, os.Symlink(pods, link))
+			spec := c.spec()
+			spec.Bind, spec.Target = bind, filepath.Join(link, "pod/volumes/model/mount")
+			must(t, c.Mount(spec))
+			defer func() { must(t, c.Unmount(spec.Target)) }()
+			must(t, unix.Mount("tmpfs", pod, "tmpfs", 0, ""))
+			defer func() { must(t, unix.Unmount(pod, 0)) }()
+			for _, target := range []string{spec.Target, filepath.Join(pod, "volumes/model/mount")} {
+				if info, found, err := c.Lookup(target); !found || err != nil {
+					t.Errorf("Lookup(%s) = %+v, %v, %v", target, info, found, err)
+				}
+			}
+		})
+	}
+}
+
+func TestMountsListsEveryMountThatMayBeOfThisCache(t *testing.T) {
+	c := newCache(t)
+	dir := t.TempDir()
+	at := func(name string) string {
+		must(t, os.MkdirAll(filepath.Join(dir, name), 0o755))
+		return filepath.Join(dir, name)
+	}
+	bind := func(source, target string) { must(t, unix.Mount(source, target, "", unix.MS_BIND, "")) }
+	t.Cleanup(func() {
+		for _, e := range []string{"sub", "whole", "view", "file", "foreign", "other"} {
+			_ = unix.Unmount(filepath.Join(dir, e), unix.MNT_DETACH)
+		}
+	})
+	before, err := c.Mounts()
+	must(t, err)
+
+	must(t, c.Mount(c.spec()))
+	bind(filepath.Join(c.target, "sub"), at("sub")) // as kubelet does for a subPath
+	bind(c.dir, at("whole"))                        // the cache itself: no volume
+	spec := c.spec()
+	spec.Bind, spec.Target = true, at("view")
+	must(t, c.Mount(spec))
+	must(t, os.WriteFile(filepath.Join(dir, "file"), nil, 0o600))
+	bind(filepath.Join(c.dir, view, "config.json"), filepath.Join(dir, "file")) // a subPath of a bind
+	must(t, unix.Mount("tmpfs", at("foreign"), "tmpfs", 0, ""))
+	other := newCache(t)
+	must(t, other.Mount(mount.Spec{View: view, Empty: "empty", Source: "ballast:other", Target: at("other")}))
+
+	got, err := c.Mounts()
+	must(t, err)
+	source := mount.Source("vol", c.target)
+	want := map[string][2]string{ // source (of an overlay), View
+		c.target:                    {source, ""},
+		filepath.Join(dir, "sub"):   {source, ""},
+		filepath.Join(dir, "view"):  {"", view},
+		filepath.Join(dir, "file"):  {"", view + "/config.json"},
+		filepath.Join(dir, "other"): {"ballast:other", ""}, // an overlay does not say whose layers it has
+	}
+	for _, info := range got {
+		if slices.Contains(before, info) {
+			continue
+		}
+		w, expected := want[info.Target]
+		delete(want, info.Target)
+		if !expected || info.View != w[1] || w[0] != "" && info.Source != w[0] {
+			t.Errorf("listed %+v, want %q", info, w)
+		}
+	}
+	for target := range want {
+		t.Errorf("%s is not listed", target)
+	}
 }
 
 func TestOverlayErrorSaysWhichStepFailed(t *testing.T) {

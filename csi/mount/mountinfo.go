@@ -24,8 +24,8 @@ type Info struct {
 	ReadOnly bool   // the superblock or this mount of it is read-only
 	// SuperReadOnly: the superblock is, so that no remount of one mount can undo it.
 	SuperReadOnly bool
-	// View is set by Lookup for a bind of a directory of the cache: that directory,
-	// relative to the cache directory.
+	// View is set for a bind of something of the cache: its path, relative to the cache
+	// directory.
 	View string
 }
 
@@ -38,11 +38,7 @@ func (m *Mounter) Lookup(target string) (Info, bool, error) {
 	if err != nil {
 		return Info{}, false, err
 	}
-	// mountinfo shows paths without links, and kubelet's directory is often behind one.
-	dir, err = filepath.EvalSymlinks(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return Info{}, false, nil
-	}
+	dir, err = resolve(dir)
 	if err != nil {
 		return Info{}, false, fmt.Errorf("look up mount on %s: %w", target, err)
 	}
@@ -51,10 +47,50 @@ func (m *Mounter) Lookup(target string) (Info, bool, error) {
 		return Info{}, false, fmt.Errorf("look up mount on %s: %w", target, err)
 	}
 	info, found := on(mounts, filepath.Join(dir, base))
-	if found && info.Root != "/" {
-		info.View = m.view(mounts, info)
+	if found {
+		if cache, err := m.locate(mounts); err == nil {
+			info.View = cache.view(info)
+		}
 	}
 	return info, found, nil
+}
+
+// Mounts returns every mount that may show something of this cache, wherever it is, in
+// one reading of mountinfo: those with a source of Ballast's (also a part of an
+// overlay, mounted elsewhere: a subPath), and binds of what is beneath the cache
+// directory (View is set). An overlay of another cache cannot be told from one of this.
+func (m *Mounter) Mounts() ([]Info, error) {
+	all, err := mounts()
+	if err != nil {
+		return nil, fmt.Errorf("list mounts: %w", err)
+	}
+	cache, err := m.locate(all)
+	if err != nil {
+		return nil, fmt.Errorf("list mounts: %w", err)
+	}
+	var ours []Info
+	for _, info := range all {
+		info.View = cache.view(info)
+		if info.View != "" || strings.HasPrefix(info.Source, SourcePrefix) {
+			ours = append(ours, info)
+		}
+	}
+	return ours, nil
+}
+
+// resolve returns dir as mountinfo shows it: without links, and kubelet's directory is
+// often behind one. What of it is not to be seen is taken as it is: something may be
+// mounted over it, and what is mounted below is still there.
+func resolve(dir string) (string, error) {
+	rest := ""
+	for {
+		found, err := filepath.EvalSymlinks(dir)
+		if !errors.Is(err, fs.ErrNotExist) {
+			return filepath.Join(found, rest), err
+		}
+		rest = filepath.Join(filepath.Base(dir), rest)
+		dir = filepath.Dir(dir)
+	}
 }
 
 // on returns the mount that covers target: the last one in the list.
@@ -67,28 +103,33 @@ func on(mounts []Info, target string) (Info, bool) {
 	return Info{}, false
 }
 
-// view returns the path of the directory that info mounts, relative to the cache
-// directory, or "" if it is not beneath it.
-func (m *Mounter) view(mounts []Info, info Info) string {
+// place is a directory's place in its file system.
+type place struct{ device, path string }
+
+// locate returns the cache directory's place, from the mount that holds it.
+func (m *Mounter) locate(mounts []Info) (place, error) {
 	cache, err := filepath.EvalSymlinks(m.cacheDir)
 	if err != nil {
-		return ""
+		return place{}, fmt.Errorf("find the cache directory: %w", err)
 	}
 	for dir := cache; ; dir = filepath.Dir(dir) {
-		holder, found := on(mounts, dir)
-		if !found && dir != "/" {
-			continue
+		if holder, found := on(mounts, dir); found {
+			return place{holder.Device, filepath.Join(holder.Root, strings.TrimPrefix(cache, dir))}, nil
 		}
-		if !found || holder.Device != info.Device {
-			return ""
+		if dir == "/" {
+			return place{}, fmt.Errorf("mountinfo has no mount that holds %s", cache)
 		}
-		below := strings.TrimPrefix(cache, dir) // of the mount that holds the cache
-		rel, err := filepath.Rel(filepath.Join(holder.Root, below), info.Root)
-		if err != nil || rel == "." || !filepath.IsLocal(rel) {
-			return ""
-		}
-		return rel
 	}
+}
+
+// view returns the path of the directory that info mounts, relative to p, or "" if it
+// is not beneath it.
+func (p place) view(info Info) string {
+	rel, err := filepath.Rel(p.path, info.Root)
+	if err != nil || info.Device != p.device || rel == "." || !filepath.IsLocal(rel) {
+		return ""
+	}
+	return rel
 }
 
 func mounts() ([]Info, error) {
