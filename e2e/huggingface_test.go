@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"net/http/httptest"
 	"os"
@@ -124,7 +125,7 @@ func mounted(t *testing.T, s *store.Store, m *fetcher.Manifest, keep fetcher.Fil
 		if err := mounter.Unmount(target); err != nil {
 			t.Error(err)
 		}
-		if err := s.Unpin(volume); err != nil {
+		if err := s.Unpin(context.WithoutCancel(t.Context()), volume); err != nil {
 			t.Error(err)
 		}
 	})

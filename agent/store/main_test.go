@@ -110,6 +110,16 @@ func mustView(t *testing.T, s *store.Store, k store.ViewKey, m *fetcher.Manifest
 	return view
 }
 
+// pinOf returns v's Pin, if it has one.
+func pinOf(s *store.Store, v store.Volume) (store.Pin, bool) {
+	for _, p := range s.Pins() {
+		if p.Volume == v {
+			return p, true
+		}
+	}
+	return store.Pin{}, false
+}
+
 func mustCheck(t *testing.T, dir string) {
 	t.Helper()
 	if err := store.CheckStore(dir); err != nil {
@@ -193,7 +203,7 @@ func useStore(s *store.Store, tb testing.TB, files map[string][]byte) error {
 				return fmt.Errorf("PinView says %v, %w", ok, err)
 			}
 		}
-		if err := s.Unpin(volume(string(layout) + "goes")); err != nil {
+		if err := s.Unpin(tb.Context(), volume(string(layout)+"goes")); err != nil {
 			return err
 		}
 	}
@@ -214,10 +224,10 @@ func used(s *store.Store, tb testing.TB, files map[string][]byte) error {
 		errs = append(errs, fmt.Errorf("record of %s: %+v, %w", repoA, rec, err))
 	}
 	for _, layout := range []store.Layout{store.Snapshot, store.HubCache} {
-		if _, ok := s.HasPin(volume(string(layout) + "stays")); !ok {
+		if _, ok := pinOf(s, volume(string(layout)+"stays")); !ok {
 			errs = append(errs, fmt.Errorf("pin of %s is lost", layout))
 		}
-		if _, ok := s.HasPin(volume(string(layout) + "goes")); ok {
+		if _, ok := pinOf(s, volume(string(layout)+"goes")); ok {
 			errs = append(errs, fmt.Errorf("pin of %s is left", layout))
 		}
 	}

@@ -1,9 +1,11 @@
 package store
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -46,7 +48,7 @@ func (s *Store) PinView(k ViewKey, v Volume) (View, bool, error) {
 		return View{}, false, err
 	}
 	view := k.view()
-	old, pinned := s.HasPin(v)
+	old, pinned := s.hasPin(v)
 	switch {
 	case pinned && old.View != view.ID:
 		return View{}, false, fmt.Errorf("pin view of %s for volume %s: %w (%s)", k.Revision, v.ID, ErrPinned, old.View)
@@ -83,22 +85,85 @@ func (s *Store) takeBack(v Volume) {
 }
 
 // Unpin durably removes v's Pin, if there is one. The caller answers for v not being
-// mounted.
-func (s *Store) Unpin(v Volume) error {
+// mounted. ctx is looked at when nothing else can pin v any more: who gave up waiting
+// never removes the Pin that a later call was handed.
+func (s *Store) Unpin(ctx context.Context, v Volume) error {
 	s.linking.Lock()
 	defer s.linking.Unlock()
-	if err := s.usable(); err != nil {
-		return err
+	err := ctx.Err()
+	if err == nil {
+		err = s.usable()
 	}
-	// Also when memory knows none: an earlier removal may have failed half way.
-	if err := s.disk.Remove(s.pinPath(v.Pin())); err != nil {
-		return fmt.Errorf("unpin volume %s at %s: %w", v.ID, v.Target, s.explain(err))
+	if err == nil {
+		err = s.removePin(v.Pin())
+	}
+	if err != nil {
+		return fmt.Errorf("unpin volume %s at %s: %w", v.ID, v.Target, err)
+	}
+	return nil
+}
+
+// UnpinName durably removes the Pin called name (UnreadablePins) of which the content
+// is lost. The caller answers for its Volume, which is known by this hash alone, not
+// being mounted. One that can be read is left as it is: its Volume was pinned anew in
+// the meantime. It looks at ctx as Unpin does.
+func (s *Store) UnpinName(ctx context.Context, name string) error {
+	if !isHex64(name) {
+		return fmt.Errorf("unpin %q: not the name of a pin (64 hex digits)", name)
+	}
+	s.linking.Lock()
+	defer s.linking.Unlock()
+	err := ctx.Err()
+	if err == nil {
+		err = s.usable()
+	}
+	if err == nil && s.isUnreadable(name) {
+		err = s.removePin(name)
+	}
+	if err != nil {
+		return fmt.Errorf("unpin %s: %w", name, err)
+	}
+	return nil
+}
+
+// removePin removes what is on disk of a Pin, whatever it is. Also when memory knows
+// none: an earlier removal may have failed half way. The caller holds linking.
+func (s *Store) removePin(name string) error {
+	if err := s.disk.RemoveAll(s.pinPath(name)); err != nil {
+		return s.explain(err)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.pins, v.Pin())
-	delete(s.unreadablePins, v.Pin())
+	delete(s.pins, name)
+	delete(s.unreadablePins, name)
 	return nil
+}
+
+// PinnedView returns the View that v has pinned, false if none. A Pin whose View does
+// not exist is removed: who asks is about to mount it, so v is not mounted now.
+func (s *Store) PinnedView(v Volume) (View, bool, error) {
+	s.linking.Lock()
+	defer s.linking.Unlock()
+	if err := s.usable(); err != nil {
+		return View{}, false, err
+	}
+	pin, ok := s.hasPin(v)
+	if !ok {
+		return View{}, false, nil
+	}
+	s.mu.RLock()
+	info, ok := s.views[pin.View]
+	s.mu.RUnlock()
+	if !ok {
+		if err := s.removePin(v.Pin()); err != nil {
+			return View{}, false, fmt.Errorf("unpin volume %s at %s, left over from view %s: %w", v.ID, v.Target, pin.View, err)
+		}
+		return View{}, false, nil
+	}
+	if info.err != nil {
+		return View{}, false, fmt.Errorf("view %s: %w", pin.View, info.err)
+	}
+	return viewOf(pin.View, info.key), true, nil
 }
 
 // Pins returns every Pin that can be read, in order of name.
@@ -113,8 +178,22 @@ func (s *Store) Pins() []Pin {
 	return pins
 }
 
-// HasPin returns v's Pin, if it has one.
-func (s *Store) HasPin(v Volume) (Pin, bool) {
+// UnreadablePins returns the names (Volume.Pin) of the Pins that cannot be read, in
+// order.
+func (s *Store) UnreadablePins() []string {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return slices.Sorted(maps.Keys(s.unreadablePins))
+}
+
+func (s *Store) isUnreadable(name string) bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.unreadablePins[name]
+}
+
+// hasPin returns v's Pin, if it has one.
+func (s *Store) hasPin(v Volume) (Pin, bool) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	p, ok := s.pins[v.Pin()]

@@ -154,7 +154,7 @@ func TestAClosedStoreChangesNothing(t *testing.T) {
 	_, ingest := s.Ingest(repoA, m.Files[0])
 	_, _, pin := s.PinView(k, volume("1"))
 	for name, err := range map[string]error{
-		"Ingest": ingest, "PinView": pin, "Commit": s.Commit(t.Context(), nil), "Unpin": s.Unpin(volume("1")),
+		"Ingest": ingest, "PinView": pin, "Commit": s.Commit(t.Context(), nil), "Unpin": s.Unpin(t.Context(), volume("1")),
 		"AssembleView": s.AssembleView(t.Context(), k, m), "PutManifest": s.PutManifest(m), "SetPublic": s.SetPublic(repoA, time.Now()),
 	} {
 		if !errors.Is(err, store.ErrClosed) {

@@ -95,7 +95,7 @@ func TestANameThatMayNotBeDurableIsTakenBack(t *testing.T) {
 	if err := s.Commit(t.Context(), ins); !errors.Is(err, store.ErrUnknownState) || !errors.Is(err, errInjected) {
 		t.Errorf("Commit on a broken disk says %v", err)
 	}
-	if err := s.Unpin(volume("1")); !errors.Is(err, store.ErrUnknownState) {
+	if err := s.Unpin(t.Context(), volume("1")); !errors.Is(err, store.ErrUnknownState) {
 		t.Errorf("Unpin after that says %v", err)
 	}
 }
@@ -122,7 +122,7 @@ func TestAPinThatMayNotBeDurableIsTakenBackOrCountsForEveryView(t *testing.T) {
 	if !s.Pinned("any") {
 		t.Error("a pin that may be on disk does not count")
 	}
-	if err := s.Unpin(volume("1")); err != nil || s.Pinned("any") {
+	if err := s.Unpin(t.Context(), volume("1")); err != nil || s.Pinned("any") {
 		t.Errorf("it counts after Unpin (%v)", err)
 	}
 }

@@ -141,20 +141,4 @@ func (r viewRecord) info() viewInfo {
 	return info
 }
 
-// ViewByID returns the View called id, if it exists: what a Pin names. Its Key's Ref is
-// zero if it shows none. A View whose record cannot be read is an error: what it shows
-// is not known.
-func (s *Store) ViewByID(id string) (View, bool, error) {
-	s.mu.RLock()
-	info, ok := s.views[id]
-	s.mu.RUnlock()
-	if !ok {
-		return View{}, false, nil
-	}
-	if info.err != nil {
-		return View{}, false, fmt.Errorf("view %s: %w", id, info.err)
-	}
-	return viewOf(id, info.key), true, nil
-}
-
 func viewOf(id string, k ViewKey) View { return View{id, viewsDir + "/" + id + "/" + rootDir, k} }
