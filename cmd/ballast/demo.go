@@ -228,7 +228,10 @@ func (f demoFlags) clean(dir string, keepLog bool) error {
 
 // show is the demo itself, in its namespace.
 func (f demoFlags) show(ctx context.Context, out io.Writer) error {
-	if err := mount.MakePrivate(); err != nil {
+	switch err := mount.MakePrivate(); {
+	case errors.Is(err, mount.ErrNamespace):
+		return usageError{fmt.Errorf("--inside is what the demo tells itself, so leave it out: %w", err)}
+	case err != nil:
 		return noNamespace(err)
 	}
 	cfg := demoConfig{

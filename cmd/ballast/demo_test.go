@@ -300,6 +300,25 @@ func TestDemoRefusesBadFlags(t *testing.T) {
 	}
 }
 
+// By hand it would make every mount of the machine private.
+func TestDemoInsideByHandIsRefused(t *testing.T) {
+	tmp, dir := shortDir(t), shortDir(t)
+	for _, inside := range []string{insideRoot, insideUser} {
+		cmd := demoProcess(t, tmp, beDemo, "--inside="+inside, "--dir="+dir)
+		text, err := cmd.CombinedOutput()
+		var exit *exec.ExitError
+		if !errors.As(err, &exit) || exit.ExitCode() != exitUsage {
+			t.Errorf("--inside=%s ended with %v, want exit code %d", inside, err, exitUsage)
+		}
+		if !bytes.Contains(text, []byte("leave it out")) || !bytes.Contains(text, []byte("nothing was changed")) {
+			t.Errorf("it said %q", text)
+		}
+		if names := left(t, dir); names != nil {
+			t.Errorf("it left %v", names)
+		}
+	}
+}
+
 func TestDemoNamesADiskThatIsTooSmall(t *testing.T) {
 	err := checkPlace(t.TempDir(), 1<<60)
 	if err == nil || !strings.Contains(err.Error(), "free, the demo needs") {

@@ -49,7 +49,7 @@ func again() int {
 	if mount.PrivateNamespace(cmd) {
 		kind = "user"
 	}
-	cmd.Env = append(os.Environ(), inside+"="+kind)
+	cmd.Env = append(cmd.Environ(), inside+"="+kind)
 
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGQUIT)
