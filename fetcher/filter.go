@@ -15,14 +15,20 @@ type Filter struct {
 	include, exclude string // sorted, distinct, joined with "\n"
 }
 
-// maxPattern bounds one pattern in bytes.
-const maxPattern = 1024
+// Limits on one list of patterns, the whole in bytes: a Filter is matched against
+// every file of a Manifest.
+const (
+	maxPatterns     = 64
+	maxPatternBytes = 4 << 10
+	maxPattern      = 1024
+)
 
 // NewFilter takes patterns of Python's fnmatch.fnmatchcase, against the whole
 // path: '*' matches anything, '/' included, '?' one character, '[seq]' and
 // '[!seq]' one character in or not in seq; there is no other meaning. As in
 // huggingface_hub (utils/_paths.py), '\' is '/', in patterns and in paths, and a
-// pattern that ends in '/' means everything below.
+// pattern that ends in '/' means everything below. Each list holds at most 64
+// distinct patterns of together 4 KiB.
 func NewFilter(include, exclude []string) (Filter, error) {
 	in, err := joinPatterns(include)
 	if err != nil {
@@ -47,7 +53,12 @@ func joinPatterns(patterns []string) (string, error) {
 		clean = append(clean, p)
 	}
 	slices.Sort(clean)
-	return strings.Join(slices.Compact(clean), "\n"), nil
+	clean = slices.Compact(clean)
+	joined := strings.Join(clean, "\n")
+	if len(clean) > maxPatterns || len(joined) > maxPatternBytes {
+		return "", fmt.Errorf("%d patterns of %d bytes: at most %d patterns of %d bytes in all", len(clean), len(joined), maxPatterns, maxPatternBytes)
+	}
+	return joined, nil
 }
 
 func slashes(s string) string { return strings.ReplaceAll(s, `\`, "/") }
@@ -65,56 +76,95 @@ func splitPatterns(joined string) []string {
 	return strings.Split(joined, "\n")
 }
 
-// Match reports whether f lets p through.
-func (f Filter) Match(p Path) bool {
-	name := []rune(slashes(p.s))
-	match := func(pattern string) bool { return fnmatch([]rune(pattern), name) }
-	return (f.include == "" || slices.ContainsFunc(f.Include(), match)) && !slices.ContainsFunc(f.Exclude(), match)
+// Match reports whether f lets p through. For many paths, Matcher is quicker.
+func (f Filter) Match(p Path) bool { return f.Matcher()(p) }
+
+// Matcher returns Match with f's patterns parsed once.
+func (f Filter) Matcher() func(Path) bool {
+	include, exclude := parsePatterns(f.Include()), parsePatterns(f.Exclude())
+	return func(p Path) bool {
+		name := []rune(slashes(p.s))
+		match := func(pattern []element) bool { return fnmatch(pattern, name) }
+		return (include == nil || slices.ContainsFunc(include, match)) && !slices.ContainsFunc(exclude, match)
+	}
+}
+
+// element is a part of a pattern that matches one character, or any number.
+type element struct {
+	kind byte   // '*', '?', '[', or 'c' for itself
+	self rune   // of 'c'
+	set  []rune // of '[': members and ranges, perhaps after '!'
+}
+
+func parsePatterns(patterns []string) (parsed [][]element) {
+	for _, p := range patterns {
+		parsed = append(parsed, parsePattern([]rune(p)))
+	}
+	return parsed
+}
+
+func parsePattern(pattern []rune) []element {
+	var list []element
+	lastEnd := -1 // of all "]"; after it, a '[' is never closed
+	for i, c := range pattern {
+		if c == ']' {
+			lastEnd = i
+		}
+	}
+	for i := 0; i < len(pattern); i++ {
+		e := element{kind: 'c', self: pattern[i]}
+		switch pattern[i] {
+		case '*', '?':
+			e = element{kind: byte(pattern[i])}
+		case '[':
+			if i > lastEnd {
+				break
+			}
+			if end := setEnd(pattern[i:]); end > 0 {
+				e = element{kind: '[', set: pattern[i+1 : i+end]}
+				i += end
+			}
+		}
+		list = append(list, e)
+	}
+	return list
 }
 
 // fnmatch is Python's fnmatch.fnmatchcase. It never backtracks past the last '*',
 // so hostile patterns take time linear in pattern × name.
-func fnmatch(pattern, name []rune) bool {
+func fnmatch(pattern []element, name []rune) bool {
 	p, n := 0, 0
 	star, mark := -1, 0 // the last '*', and where in name it may have to reach further
 	for n < len(name) {
-		if p < len(pattern) && pattern[p] == '*' {
+		switch {
+		case p < len(pattern) && pattern[p].kind == '*':
 			star, mark = p, n
 			p++
-			continue
-		}
-		if width, ok := matchOne(pattern[p:], name[n]); ok {
-			p += width
+		case p < len(pattern) && pattern[p].match(name[n]):
+			p++
 			n++
-			continue
-		}
-		if star < 0 {
+		case star < 0:
 			return false
+		default:
+			mark++
+			p, n = star+1, mark
 		}
-		mark++
-		p, n = star+1, mark
 	}
-	for p < len(pattern) && pattern[p] == '*' {
+	for p < len(pattern) && pattern[p].kind == '*' {
 		p++
 	}
 	return p == len(pattern)
 }
 
-// matchOne reports whether pattern's first element, which is width runes long and
-// not '*', matches c.
-func matchOne(pattern []rune, c rune) (width int, ok bool) {
-	if len(pattern) == 0 {
-		return 0, false
-	}
-	switch pattern[0] {
+// match reports whether e, which is not '*', matches c.
+func (e element) match(c rune) bool {
+	switch e.kind {
 	case '?':
-		return 1, true
+		return true
 	case '[':
-		if end := setEnd(pattern); end > 0 {
-			return end + 1, matchSet(pattern[1:end], c)
-		}
+		return matchSet(e.set, c)
 	}
-	return 1, pattern[0] == c // a '[' that is never closed is itself
+	return e.self == c
 }
 
 // setEnd returns the index of the ']' that closes the set pattern begins with, or

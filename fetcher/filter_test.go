@@ -2,6 +2,7 @@ package fetcher_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"slices"
 	"strings"
@@ -79,14 +80,48 @@ func TestFilterRefusesPatternsThatAreNone(t *testing.T) {
 	}
 }
 
+func TestFilterBoundsEachList(t *testing.T) {
+	numbered := func(n, length int) (list []string) {
+		for i := range n {
+			list = append(list, fmt.Sprintf("%0*d", length, i))
+		}
+		return list
+	}
+	for name, c := range map[string]struct {
+		patterns []string
+		ok       bool
+	}{
+		"64 patterns":            {numbered(64, 2), true},
+		"65 patterns":            {numbered(65, 2), false},
+		"one pattern many times": {slices.Repeat([]string{"*.json"}, 1000), true},
+		"4 KiB":                  {append(numbered(4, 1023), "x"), false},
+		"less than 4 KiB":        {append(numbered(3, 1024), "x"), true},
+	} {
+		_, err1 := fetcher.NewFilter(c.patterns, nil)
+		_, err2 := fetcher.NewFilter(nil, c.patterns)
+		if c.ok != (err1 == nil) || c.ok != (err2 == nil) {
+			t.Errorf("%s: %v, %v", name, err1, err2)
+		}
+		if !c.ok && (!strings.Contains(fmt.Sprint(err1), "include") || !strings.Contains(fmt.Sprint(err1), "at most 64 patterns of 4096 bytes")) {
+			t.Errorf("%s: %v", name, err1)
+		}
+	}
+}
+
 func TestHostilePatternsAreQuick(t *testing.T) {
 	hostile := strings.Repeat("*a", 500) + "b"
-	f, err := fetcher.NewFilter([]string{hostile, strings.Repeat("[a-b]*", 170)}, []string{strings.Repeat("[", 1000)})
+	open := "*" + strings.Repeat("[/", 500) // sets that are never closed, and found so each time
+	f, err := fetcher.NewFilter([]string{hostile, open + "x", open + "y", strings.Repeat("[", 1000)}, []string{strings.Repeat("[a-b]*", 170)})
 	if err != nil {
 		t.Fatal(err)
 	}
 	began := time.Now()
-	f.Match(pathOf(t, strings.TrimSuffix(strings.Repeat(strings.Repeat("a", 200)+"/", 15), "/")))
+	for _, part := range []string{strings.Repeat("a", 200) + "/", "[/"} {
+		p := pathOf(t, strings.TrimSuffix(strings.Repeat(part, 3000/len(part)), "/"))
+		for range 30 {
+			f.Match(p)
+		}
+	}
 	if d := time.Since(began); d > 10*time.Second {
 		t.Errorf("it took %s", d)
 	}

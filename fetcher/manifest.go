@@ -94,14 +94,26 @@ func NewManifest(rev Revision, authority string, files []File) (*Manifest, error
 	return m, m.Check()
 }
 
-// Check reports what is wrong with m, if anything: the rules of NewManifest, and
-// no zero value anywhere.
+// Limits on a Manifest. What is made of one, in memory and on disk, grows with the
+// number of its files and directories.
+const (
+	// maxFileSize bounds a file's size in bytes: 64 TiB.
+	maxFileSize = 1 << 46
+	// MaxFiles bounds the files of a Manifest, and the directories they are in.
+	MaxFiles = 1_000_000
+)
+
+// Check reports what is wrong with m, if anything: the rules of NewManifest, no
+// zero value anywhere, no file of more than 64 TiB, no more than MaxFiles files nor
+// directories.
 func (m *Manifest) Check() error {
 	if m.Revision.Repo.IsZero() || m.Revision.Commit.IsZero() || m.Authority == "" {
 		return errors.New("manifest without a revision or an authority")
 	}
+	if len(m.Files) > MaxFiles {
+		return fmt.Errorf("manifest of %s: %d files are more than %d", m.Revision, len(m.Files), MaxFiles)
+	}
 	sizes := map[Digest]int64{}
-	dirs := map[string]bool{}
 	var total int64
 	for i, f := range m.Files {
 		size, known := sizes[f.Digest]
@@ -110,6 +122,8 @@ func (m *Manifest) Check() error {
 			return fmt.Errorf("manifest of %s: entry %d without a path or a digest", m.Revision, i)
 		case f.Size < 0 || total+f.Size < total:
 			return fmt.Errorf("manifest of %s: %s: size %d bytes is not possible", m.Revision, f.Path, f.Size)
+		case f.Size > maxFileSize:
+			return fmt.Errorf("manifest of %s: %s: a size of %d bytes is more than %d", m.Revision, f.Path, f.Size, int64(maxFileSize))
 		case i > 0 && m.Files[i-1].Path.s >= f.Path.s:
 			return fmt.Errorf("manifest of %s: %s is listed twice or out of order", m.Revision, f.Path)
 		case known && size != f.Size:
@@ -117,16 +131,29 @@ func (m *Manifest) Check() error {
 		}
 		total += f.Size
 		sizes[f.Digest] = f.Size
-		for j, c := range f.Path.s {
-			if c == '/' {
-				dirs[f.Path.s[:j]] = true
-			}
-		}
 	}
-	for _, f := range m.Files {
-		if dirs[f.Path.s] {
+	return m.checkDirectories()
+}
+
+// checkDirectories relies on the order of Files: all that is below one directory
+// stands together.
+func (m *Manifest) checkDirectories() error {
+	directories, last := 0, ""
+	for i, f := range m.Files {
+		same := 0
+		for same < len(last) && same < len(f.Path.s) && last[same] == f.Path.s[same] {
+			same++
+		}
+		directories += strings.Count(f.Path.s[same:], "/")
+		last = f.Path.s
+		below := f.Path.s + "/"
+		j, _ := slices.BinarySearchFunc(m.Files[i+1:], below, func(f File, s string) int { return strings.Compare(f.Path.s, s) })
+		if j += i + 1; j < len(m.Files) && strings.HasPrefix(m.Files[j].Path.s, below) {
 			return fmt.Errorf("manifest of %s: %s is both a file and a directory", m.Revision, f.Path)
 		}
+	}
+	if directories > MaxFiles {
+		return fmt.Errorf("manifest of %s: %d directories are more than %d", m.Revision, directories, MaxFiles)
 	}
 	return nil
 }
@@ -134,8 +161,9 @@ func (m *Manifest) Check() error {
 // Select returns m with only the files that keep lets through.
 func (m *Manifest) Select(keep Filter) *Manifest {
 	sel := &Manifest{Revision: m.Revision, Authority: m.Authority}
+	match := keep.Matcher()
 	for _, f := range m.Files {
-		if keep.Match(f.Path) {
+		if match(f.Path) {
 			sel.Files = append(sel.Files, f)
 		}
 	}

@@ -77,6 +77,32 @@ func TestNewManifestRefusesWhatNoTreeIs(t *testing.T) {
 	}
 }
 
+func TestManifestIsBounded(t *testing.T) {
+	most := fileOf(t, "most", nil)
+	most.Size = 1 << 46
+	if _, err := fetcher.NewManifest(testRevision, "hub", []fetcher.File{most}); err != nil {
+		t.Error(err)
+	}
+	huge := most
+	huge.Size++
+	deep := make([]fetcher.File, 0, 700)
+	for i := range cap(deep) {
+		deep = append(deep, fileOf(t, fmt.Sprintf("%03d", i)+strings.Repeat("/d", 1500), nil))
+	}
+	for want, files := range map[string][]fetcher.File{
+		"most: a size of 70368744177665 bytes": {huge},
+		"1000001 files":                        make([]fetcher.File, fetcher.MaxFiles+1),
+		"1050000 directories":                  deep,
+	} {
+		if _, err := fetcher.NewManifest(testRevision, "hub", files); err == nil || !strings.Contains(err.Error(), "org/name@") || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", want, err)
+		}
+	}
+	if _, err := fetcher.NewManifest(testRevision, "hub", deep[:600]); err != nil {
+		t.Error(err)
+	}
+}
+
 func FuzzNewManifest(f *testing.F) {
 	f.Add("a", "a/b", "c", int64(1), int64(2), int64(3))
 	f.Add("a", "b", "a", int64(0), int64(0), int64(-1))
