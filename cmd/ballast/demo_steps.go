@@ -22,7 +22,7 @@ type demo struct {
 	*world
 	out      *report
 	mounts   int               // mounts of this namespace before the first step
-	manifest *fetcher.Manifest // what the first pods see: the Hub's, or what the agent recorded
+	manifest *fetcher.Manifest // what the first pods must see, by the Hub's own word
 	second   *fetcher.Manifest // the Hub's second commit
 	changed  fetcher.File      // the one file that is new in it
 	pods     []pod             // whose volumes are or may be mounted
@@ -155,10 +155,8 @@ func (d *demo) firstPod(ctx context.Context) bool {
 		timeText(took), sizeText(fetched), sizeText(rateOf(fetched, took)), d.requests(asked)) {
 		return false
 	}
-	if d.manifest == nil {
-		if d.manifest = d.world.manifest(d.ref); d.manifest == nil {
-			return d.out.check("the agent recorded what it mounted", errors.New("there is no manifest"), "")
-		}
+	if d.hub == nil && !d.listFiles(ctx) {
+		return false
 	}
 	info, _, err := d.mounter.Lookup(p.target)
 	what := fmt.Sprintf("%s %s, its superblock is read-only: no remount can change that", info.FSType, shortSource(info.Source))
@@ -177,6 +175,18 @@ func (d *demo) firstPod(ctx context.Context) bool {
 		d.out.note("a bind, because the demo is in a user namespace; on a node, pods get an overlay whose superblock is read-only")
 	}
 	return true
+}
+
+// listFiles asks the Hub what must be in the volumes.
+func (d *demo) listFiles(ctx context.Context) bool {
+	const claim = "the Hub lists its files"
+	m, err := d.askHub(ctx)
+	if err != nil {
+		return d.out.check(claim, err, "")
+	}
+	d.manifest = m
+	return d.out.check(claim, nil, "%s, %s at commit %s: what pods see is compared with that",
+		countText(len(m.Files), "file"), sizeText(m.Bytes()), m.Revision.Commit.Short())
 }
 
 // shortSource keeps the first digits of an overlay's source.

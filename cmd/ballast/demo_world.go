@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 
@@ -18,6 +19,7 @@ import (
 	"github.com/ballast-csi/ballast/csi"
 	"github.com/ballast-csi/ballast/csi/mount"
 	"github.com/ballast-csi/ballast/fetcher"
+	"github.com/ballast-csi/ballast/fetcher/hub"
 )
 
 // demoConfig says what the demo is to show, and where.
@@ -138,7 +140,8 @@ func (w *world) startAgent(log *zap.Logger) (err error) {
 	if w.cache, err = w.openStore("cache", log.Named("store")); err != nil {
 		return err
 	}
-	core := coreFlags{endpoint: w.cfg.endpoint, connections: 8}
+	core := defaultCore()
+	core.endpoint = w.cfg.endpoint
 	a, err := core.newAgent(w.cache, nil, w.metrics, log)
 	if err != nil {
 		return err
@@ -243,6 +246,20 @@ func (w *world) manifest(ref fetcher.Ref) *fetcher.Manifest {
 		return nil
 	}
 	return m
+}
+
+// askHub returns the Hub's own list of the files at the commit that ref was resolved to.
+func (w *world) askHub(ctx context.Context) (*fetcher.Manifest, error) {
+	recorded := w.manifest(w.ref)
+	if recorded == nil {
+		return nil, fmt.Errorf("the agent did not record which commit of %s it mounted", w.repoName)
+	}
+	client, err := hub.New(hub.Config{Endpoint: w.cfg.endpoint, UserAgent: "ballast/" + version})
+	if err != nil {
+		return nil, err
+	}
+	defer client.CloseIdle()
+	return client.Manifest(ctx, recorded.Revision, w.cfg.token)
 }
 
 // bindMounter mounts read-only binds: an overlay is not for every kernel's user
