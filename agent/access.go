@@ -48,14 +48,17 @@ func (a *access) proofKey(cred fetcher.Secret, repo fetcher.Repo) proofKey {
 	return proofKey{[sha256.Size]byte(mac.Sum(nil)), repo}
 }
 
-// public reports whether an anonymous proof for repo is fresh. With unreachable,
-// the Hub could not be asked, and an old proof is as good as a fresh one.
-func (a *access) public(repo fetcher.Repo, unreachable bool) (bool, error) {
-	rec, err := a.store.Repo(repo)
-	if err != nil || rec.PublicAt.IsZero() {
-		return false, err
-	}
-	return unreachable || time.Since(rec.PublicAt) <= a.publicFor, nil
+// within reports whether at was no longer than d ago. A time to come is a clock's
+// mistake, and counts as long ago.
+func within(at time.Time, d time.Duration) bool {
+	age := time.Since(at)
+	return age >= 0 && age <= d
+}
+
+// public reports whether rec's anonymous proof is fresh. With unreachable, the Hub
+// could not be asked, and an old proof is as good as a fresh one.
+func (a *access) public(rec store.RepoRecord, unreachable bool) bool {
+	return !rec.PublicAt.IsZero() && (unreachable || within(rec.PublicAt, a.publicFor))
 }
 
 // proved reports whether cred's own proof for repo is fresh; with unreachable it
@@ -71,7 +74,7 @@ func (a *access) proved(cred fetcher.Secret, repo fetcher.Repo, unreachable bool
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	at, ok := a.proofs[a.proofKey(cred, repo)]
-	return ok && time.Since(at) <= limit
+	return ok && within(at, limit)
 }
 
 // grant records that cred (anonymous if zero) was let through to repo's content.
@@ -119,8 +122,12 @@ func (a *access) mayUse(d fetcher.Digest, repo fetcher.Repo) (bool, error) {
 		return true, nil
 	}
 	for _, origin := range a.store.Origins(d) {
-		if public, err := a.public(origin, false); public || err != nil {
-			return public, err
+		rec, err := a.store.Repo(origin)
+		if err != nil {
+			return false, err
+		}
+		if a.public(rec, false) {
+			return true, nil
 		}
 	}
 	return false, nil

@@ -35,7 +35,7 @@ func TestAcquireBringsASnapshotOnceAndGivesItToTheNextAtOnce(t *testing.T) {
 	if asked := w.hub.Requests(); len(asked) != 0 {
 		t.Errorf("a Ref resolved a moment ago was asked again: %+v", asked)
 	}
-	if pins := w.Pins(t.Context()); len(pins) != 2 {
+	if pins := w.pins(); len(pins) != 2 {
 		t.Errorf("pins %v, want both volumes", pins)
 	}
 }
@@ -187,7 +187,7 @@ func TestRestartKeepsViewsPinsAndFinishedPieces(t *testing.T) {
 	}
 
 	w.restart()
-	if pins := w.Pins(t.Context()); len(pins) != 1 || pins[0].ID != "one" {
+	if pins := w.pins(); len(pins) != 1 || pins[0].ID != "one" {
 		t.Errorf("pins after a restart: %v", pins)
 	}
 	w.hub.Down(true)
@@ -224,11 +224,76 @@ func TestMismatchNamesFileAndSourceMountsNothingAndHeals(t *testing.T) {
 		t.Fatalf("Acquire: %v, want a MismatchError", err)
 	}
 	contains(t, err.Error(), "org/name", bad, "hub", "next try")
-	if w.store.HasBlob(mismatch.File.Digest) || len(w.Pins(t.Context())) != 0 {
+	if w.store.HasBlob(mismatch.File.Digest) || len(w.pins()) != 0 {
 		t.Error("the wrong bytes were kept, or something was pinned")
 	}
 	w.sees(w.must(request("one", "org/name")), files)
 	if got := w.hub.BytesServed(); got != size(files)+int64(len(files[bad])) {
 		t.Errorf("the Hub served %d bytes, want %d and the bad file's %d again", got, size(files), len(files[bad]))
+	}
+}
+
+func TestNobodyJoinsAFlightThatIsEnding(t *testing.T) {
+	w := newWorld(t).start()
+	files := small(1)
+	w.hub.AddRepo("org/name", files)
+	release := w.hub.Hold("org/name", "config.json") // so that the flight drains for a while
+	w.hub.Corrupt("org/name", "onnx/decoder/model.bin", 1)
+	stop, first := w.acquireAside(request("first", "org/name"))
+	defer stop()
+	second := request("second", "org/name")
+	for w.flights() == 0 {
+		w.waits(second, time.Millisecond)
+	}
+	must(t, w.Release(t.Context(), second.Volume))
+	w.until("the mismatch has happened", func() bool { return w.flights() == 0 })
+	later, got := w.acquireAside(second)
+	defer later()
+	w.until("it has a flight", func() bool { return w.flights() == 1 })
+	release()
+	var mismatch *fetcher.MismatchError
+	if err := <-first; !errors.As(err, &mismatch) {
+		t.Errorf("the first one's call: %v, want the mismatch", err)
+	}
+	if err := <-got; err != nil {
+		t.Errorf("one who came after the mismatch: %v; want a flight of its own", err)
+	}
+}
+
+func TestAVolumeWaitsForOneRevisionAtATime(t *testing.T) {
+	w := newWorld(t)
+	w.cfg.RefMaxAge = time.Nanosecond
+	w.start()
+	w.hub.AddRepo("org/name", small(1))
+	defer w.hub.Hold("org/name", "config.json")()
+	w.waits(request("one", "org/name"), 200*time.Millisecond)
+	w.hub.AddRepo("org/name", small(2))
+	w.waits(request("one", "org/name"), 200*time.Millisecond)
+	if got := w.flights(); got != 1 {
+		t.Errorf("%v flights for one volume, want that of the Ref's new commit alone", got)
+	}
+}
+
+func TestStoppingIsNeverARefusal(t *testing.T) {
+	for range 10 {
+		w := newWorld(t).start()
+		w.hub.AddRepo("org/name", small(1))
+		w.hub.Hold("org/name", "config.json")
+		const volumes = 20
+		ended := make(chan error, volumes)
+		for i := range volumes {
+			go func() {
+				_, err := w.Acquire(context.Background(), request(string(rune('a'+i)), "org/name"))
+				ended <- err
+			}()
+		}
+		w.until("all wait", func() bool { return w.waiters() == volumes })
+		w.halt()
+		for range volumes {
+			var waiting *agent.WaitingError
+			if err := <-ended; !errors.As(err, &waiting) {
+				t.Fatalf("a call ended with %v, want a WaitingError", err)
+			}
+		}
 	}
 }

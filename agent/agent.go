@@ -37,14 +37,12 @@ type Config struct {
 	RefMaxAge time.Duration
 	// RetryEvery is the pause after a failure that time can mend (2 s).
 	RetryEvery time.Duration
-	// AskTimeout bounds the questions that one try asks the Authority (30 s).
-	AskTimeout time.Duration
 	// ForgetAfter is how long a Volume waits without a call (10 min): kubelet's
 	// longest silence is 122 s.
 	ForgetAfter time.Duration
 }
 
-func (c *Config) setDefaults() {
+func (c *Config) setDefaults() error {
 	for _, d := range []struct {
 		field *time.Duration
 		value time.Duration
@@ -53,13 +51,17 @@ func (c *Config) setDefaults() {
 		{&c.ProofFor, 10 * time.Minute},
 		{&c.RefMaxAge, time.Minute},
 		{&c.RetryEvery, 2 * time.Second},
-		{&c.AskTimeout, 30 * time.Second},
 		{&c.ForgetAfter, 10 * time.Minute},
+		{&c.ProofGrace, 0},
 	} {
+		if *d.field < 0 {
+			return fmt.Errorf("agent: a duration of %s: none may be negative", *d.field)
+		}
 		if *d.field == 0 {
 			*d.field = d.value
 		}
 	}
+	return nil
 }
 
 // Agent hands out Views. Make one with New; its background work is Run's.
@@ -69,26 +71,18 @@ type Agent struct {
 	store   *store.Store
 	access  *access
 	metrics *metrics
-	asking  keyedMutex[proofKey, lastAnswer] // one question a (credential, Repo) at a time
-	inbound keyedMutex[blobKey, struct{}]    // one fetch of a Digest through a Repo at a time
+	inbound keyedMutex[blobKey] // one fetch of a Digest through a Repo at a time
 
 	ctx    context.Context // ends when Run does: every wait selects on it
 	cancel context.CancelFunc
-	work   sync.WaitGroup // Flights and renewals
+	work   sync.WaitGroup // Flights, questions and calls
 	broken chan error     // what makes Run end by itself
 
-	mu      sync.Mutex // guards what follows, and every Flight's waiters
-	closed  bool       // no new Flight or renewal starts
-	flights map[flightKey]*flight
-	calls   map[store.Volume]map[*call]struct{}
-	renew   map[fetcher.Repo]struct{} // renewals in progress
-}
-
-// call is one call of Acquire.
-type call struct {
-	pod  Pod
-	end  context.CancelFunc
-	over bool // its pod is being deleted; guarded by Agent.mu
+	mu        sync.Mutex // guards what follows, and every Flight's waiters
+	closed    bool       // nothing new starts
+	flights   map[flightKey]*flight
+	questions map[askKey]*question
+	calls     map[store.Volume]map[*call]struct{}
 }
 
 // New checks cfg and makes an Agent; it starts nothing. Acquire works once Run
@@ -97,16 +91,18 @@ func New(cfg Config) (*Agent, error) {
 	if cfg.Store == nil || cfg.Authority == nil || cfg.Source == nil || cfg.Engine == nil || cfg.Log == nil {
 		return nil, errors.New("agent: Store, Authority, Source, Engine and Log are needed")
 	}
-	cfg.setDefaults()
+	if err := cfg.setDefaults(); err != nil {
+		return nil, err
+	}
 	a := &Agent{
-		cfg:     cfg,
-		log:     cfg.Log,
-		store:   cfg.Store,
-		access:  newAccess(cfg),
-		flights: map[flightKey]*flight{},
-		calls:   map[store.Volume]map[*call]struct{}{},
-		renew:   map[fetcher.Repo]struct{}{},
-		broken:  make(chan error, 1),
+		cfg:       cfg,
+		log:       cfg.Log,
+		store:     cfg.Store,
+		access:    newAccess(cfg),
+		flights:   map[flightKey]*flight{},
+		questions: map[askKey]*question{},
+		calls:     map[store.Volume]map[*call]struct{}{},
+		broken:    make(chan error, 1),
 	}
 	a.ctx, a.cancel = context.WithCancel(context.Background())
 	m, err := newMetrics(cfg.Registerer, a)
@@ -118,8 +114,8 @@ func New(cfg Config) (*Agent, error) {
 }
 
 // Run does the agent's background work until ctx ends, and then returns nil: it has
-// ended every wait and stopped every Flight (their Ingests stay for resume). It
-// returns an error when the state of the cache on disk is no longer known: the
+// ended every call and stopped every Flight (their Ingests stay for resume), so the
+// Store may be closed. It returns an error when the state of the cache on disk is no longer known: the
 // process should end, and find out by starting again.
 func (a *Agent) Run(ctx context.Context) (err error) {
 	defer a.work.Wait()
@@ -190,7 +186,7 @@ func (a *Agent) Acquire(ctx context.Context, req Request) (Mountable, error) {
 	ctx, c := a.enter(ctx, req)
 	defer a.leave(c, req.Volume)
 	waiting := &WaitingError{Progress: fmt.Sprintf("%s: asking %s", req, a.cfg.Authority.Name())}
-	for {
+	for ctx.Err() == nil && a.ctx.Err() == nil && !waiting.Over {
 		m, err := a.acquire(ctx, req)
 		err = a.check(err)
 		var still *WaitingError
@@ -203,7 +199,7 @@ func (a *Agent) Acquire(ctx context.Context, req Request) (Mountable, error) {
 			return m, nil
 		case errors.As(err, &still):
 			waiting = still
-		case ctx.Err() != nil: // the error is the end of the wait, not of what was asked
+		case ctx.Err() != nil || a.ctx.Err() != nil: // what ended is the wait, not what was asked
 		case !passes(err):
 			a.metrics.acquires.WithLabelValues(resultRefused).Inc()
 			return Mountable{}, refuse(req, err)
@@ -212,28 +208,13 @@ func (a *Agent) Acquire(ctx context.Context, req Request) (Mountable, error) {
 			a.tell(req.Pod, reasonWaiting, waiting.Progress) // kubelet shows it only when the held call ends
 			pause(ctx, a.cfg.RetryEvery, err)
 		}
-		if ctx.Err() != nil || waiting.Over {
-			a.metrics.acquires.WithLabelValues(resultWaiting).Inc()
-			return Mountable{}, a.ended(c, waiting)
-		}
 	}
-}
-
-// ended says why a wait has ended without a View.
-func (a *Agent) ended(c *call, waiting *WaitingError) *WaitingError {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	switch {
-	case c.over:
-		return &WaitingError{Progress: waiting.Progress + "; the pod is being deleted", Done: waiting.Done, Total: waiting.Total, Over: true}
-	case a.closed:
-		return &WaitingError{Progress: waiting.Progress + "; the agent is stopping", Done: waiting.Done, Total: waiting.Total}
-	}
-	return waiting
+	a.metrics.acquires.WithLabelValues(resultWaiting).Inc()
+	return Mountable{}, a.ended(c, waiting)
 }
 
 // acquire is one try of Acquire.
-func (a *Agent) acquire(ctx context.Context, req Request) (m Mountable, err error) {
+func (a *Agent) acquire(ctx context.Context, req Request) (Mountable, error) {
 	g, err := a.authorise(ctx, req)
 	if err != nil {
 		return Mountable{}, err
@@ -242,45 +223,56 @@ func (a *Agent) acquire(ctx context.Context, req Request) (m Mountable, err erro
 	if err != nil {
 		return Mountable{}, err
 	}
-	if m, ok, err := a.pinned(req); ok || err != nil {
-		m.Bind, m.Notice = bind, g.notice
-		return m, err
-	}
-	key := store.ViewKey{Revision: g.manifest.Revision, Ref: req.Ref, Filter: req.Filter, Layout: req.Layout}
+	view, pinned, err := a.pinned(req)
 	var fetched int64
-	view, ok, err := a.store.PinView(key, req.Volume)
-	if err == nil && !ok {
-		if fetched, err = a.fly(ctx, req, g); err != nil {
-			return Mountable{}, err
-		}
-		if err = a.store.AssembleView(ctx, key, g.manifest); err != nil {
-			return Mountable{}, err
-		}
-		if view, ok, err = a.store.PinView(key, req.Volume); err == nil && !ok {
-			err = fmt.Errorf("view of %s was gone before it could be pinned", key.Revision)
-		}
+	if err == nil && !pinned {
+		view, fetched, err = a.pin(ctx, req, g)
 	}
 	if err != nil {
 		return Mountable{}, err
 	}
-	return Mountable{view.Path, store.EmptyDir, key.Revision, g.notice, fetched, bind}, nil
+	return Mountable{view.Path, store.EmptyDir, view.Key.Revision, g.notice, fetched, bind}, nil
 }
 
 // pinned returns the View that req.Volume has pinned already: a pod keeps the
 // Revision it started with, even if its Ref has moved since.
-func (a *Agent) pinned(req Request) (Mountable, bool, error) {
+func (a *Agent) pinned(req Request) (store.View, bool, error) {
 	view, ok, err := a.store.PinnedView(req.Volume)
 	if err != nil || !ok {
-		return Mountable{}, false, err
+		return store.View{}, false, err
 	}
-	k := view.Key
-	if k.Revision.Repo != req.Repo || k.Filter != req.Filter || k.Layout != req.Layout {
-		return Mountable{}, false, fmt.Errorf("%s for volume %s: %w (of %s): unpublish it first", req, req.Volume.ID, store.ErrPinned, k.Revision)
+	want := store.ViewKey{Revision: fetcher.Revision{Repo: req.Repo, Commit: view.Key.Revision.Commit}, Ref: req.Ref, Filter: req.Filter, Layout: req.Layout}
+	if commit, pinned := req.Ref.Commit(); pinned {
+		want.Revision.Commit = commit
 	}
-	return Mountable{View: view.Path, Empty: store.EmptyDir, Revision: k.Revision}, true, nil
+	return a.store.PinView(want, req.Volume) // refuses if that is another View
 }
 
-// Release ends v's waiting and removes its Pin. It is idempotent.
+// pin pins the View that g grants, making it first if need be.
+func (a *Agent) pin(ctx context.Context, req Request, g grant) (view store.View, fetched int64, err error) {
+	key := store.ViewKey{Revision: g.manifest.Revision, Ref: req.Ref, Filter: req.Filter, Layout: req.Layout}
+	view, ok, err := a.store.PinView(key, req.Volume)
+	if ok || err != nil {
+		return view, 0, err
+	}
+	if fetched, err = a.fly(ctx, req, g); err != nil {
+		return view, 0, err
+	}
+	if err := a.store.AssembleView(ctx, key, g.manifest); err != nil {
+		return view, 0, err
+	}
+	if err := ctx.Err(); err != nil {
+		return view, 0, err // released meanwhile, perhaps: a Pin would be left over
+	}
+	if view, ok, err = a.store.PinView(key, req.Volume); err == nil && !ok {
+		err = fmt.Errorf("view of %s was gone before it could be pinned", key.Revision)
+	}
+	return view, fetched, err
+}
+
+// Release ends v's waiting and removes its Pin. It is idempotent. If ctx has ended
+// when its turn comes, nothing is removed: whoever asked may have asked for something
+// else since.
 func (a *Agent) Release(ctx context.Context, v store.Volume) error {
 	a.mu.Lock()
 	for c := range a.calls[v] {
@@ -293,66 +285,15 @@ func (a *Agent) Release(ctx context.Context, v store.Volume) error {
 	return a.check(a.store.Unpin(ctx, v))
 }
 
-// Pins lists the Volumes that hold a Pin.
-func (a *Agent) Pins(context.Context) []store.Volume {
-	var vs []store.Volume
+// ReleasePin removes a Pin by its name: one of those that cannot be read.
+func (a *Agent) ReleasePin(ctx context.Context, name string) error {
+	return a.check(a.store.UnpinName(ctx, name))
+}
+
+// Pins lists the Volumes that hold a Pin, and the names of Pins that cannot be read.
+func (a *Agent) Pins(context.Context) (volumes []store.Volume, unreadable []string) {
 	for _, p := range a.store.Pins() {
-		vs = append(vs, p.Volume)
+		volumes = append(volumes, p.Volume)
 	}
-	return vs
-}
-
-// enter registers a call, so that Release, its pod's deletion and the agent's stop end
-// it by ending the context it returns. leave must follow.
-func (a *Agent) enter(ctx context.Context, req Request) (context.Context, *call) {
-	ctx, end := context.WithCancel(ctx)
-	stop := context.AfterFunc(a.ctx, end)
-	c := &call{pod: req.Pod, end: func() { stop(); end() }}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.calls[req.Volume] == nil {
-		a.calls[req.Volume] = map[*call]struct{}{}
-	}
-	a.calls[req.Volume][c] = struct{}{}
-	if a.cfg.Pods != nil && req.Pod.UID != "" && a.cfg.Pods.IsDeleting(req.Pod.UID) {
-		c.over = true
-		c.end()
-	}
-	return ctx, c
-}
-
-func (a *Agent) leave(c *call, v store.Volume) {
-	c.end()
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if delete(a.calls[v], c); len(a.calls[v]) == 0 {
-		delete(a.calls, v)
-	}
-}
-
-// begin adds f to the agent's background work, unless the agent is stopping.
-// a.mu is held.
-func (a *Agent) begin(f func()) bool {
-	if a.closed {
-		return false
-	}
-	a.work.Go(f)
-	return true
-}
-
-// passes reports whether time may mend err: the far end's trouble, or a full disk.
-func passes(err error) bool { return fetcher.Transient(err) || errors.Is(err, store.ErrNoSpace) }
-
-// pause waits after err: as long as its RateLimitedError asks, or every.
-func pause(ctx context.Context, every time.Duration, err error) {
-	var limited *fetcher.RateLimitedError
-	if errors.As(err, &limited) {
-		every = max(every, limited.RetryAfter)
-	}
-	timer := time.NewTimer(every)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
-	}
+	return volumes, a.store.UnreadablePins()
 }

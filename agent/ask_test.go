@@ -3,10 +3,11 @@ package agent_test
 import (
 	"net/http"
 	"strings"
-	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/ballast-csi/ballast/agent"
 	"github.com/ballast-csi/ballast/agent/store"
 	"github.com/ballast-csi/ballast/fetcher"
 )
@@ -59,30 +60,6 @@ func TestAFreshProofOfATokenIsNotAskedForAnonymously(t *testing.T) {
 	}
 }
 
-func TestThoseWhoQueueLearnWhatTheOneBeforeThemWasTold(t *testing.T) {
-	w := newWorld(t)
-	w.cfg.RetryEvery = time.Minute
-	w.start()
-	var all sync.WaitGroup
-	const volumes = 8
-	entered := make(chan struct{}, volumes)
-	w.hub.Intercept(func(rw http.ResponseWriter, _ *http.Request) bool {
-		for range volumes {
-			<-entered // the first question is answered when all have come
-		}
-		rw.WriteHeader(http.StatusServiceUnavailable)
-		return true
-	})
-	for i := range volumes {
-		all.Go(func() {
-			entered <- struct{}{}
-			waiting := w.waits(request(string(rune('a'+i)), "org/name"), 2*time.Second)
-			contains(t, waiting.Progress, "503")
-		})
-	}
-	all.Wait()
-}
-
 func TestAProofThatARepoIsPublicIsRenewedBeforeItEnds(t *testing.T) {
 	w := newWorld(t).start()
 	commit := w.hub.AddRepo("org/name", small(1))
@@ -92,19 +69,11 @@ func TestAProofThatARepoIsPublicIsRenewedBeforeItEnds(t *testing.T) {
 	must(t, w.store.SetPublic(req.Repo, old))
 	w.hub.ResetRequests()
 	w.must(request("two", "org/name", at(commit)))
-	deadline := time.After(20 * time.Second)
-	for {
+	w.until("the proof is renewed", func() bool {
 		rec, err := w.store.Repo(req.Repo)
 		must(t, err)
-		if rec.PublicAt.After(old.Add(time.Minute)) {
-			break
-		}
-		select {
-		case <-deadline:
-			t.Fatal("the proof was not renewed")
-		case <-time.After(10 * time.Millisecond):
-		}
-	}
+		return rec.PublicAt.After(old.Add(time.Minute))
+	})
 	if asked := w.hub.Requests(); len(asked) != 1 {
 		t.Errorf("renewing asked %+v, want one HEAD", asked)
 	}
@@ -138,7 +107,218 @@ func TestAVolumeMayNotChangeWhatItPinned(t *testing.T) {
 	w := newWorld(t).start()
 	w.hub.AddRepo("org/name", small(1))
 	w.hub.AddRepo("org/other", small(2))
+	commit := w.must(request("one", "org/name")).Revision.Commit
+	other := w.hub.AddRepo("org/name", small(3))
+	hubCache := func(r *agent.Request) { r.Layout = store.HubCache }
+	for name, req := range map[string]agent.Request{
+		"repo":   request("one", "org/other"),
+		"commit": request("one", "org/name", at(other)),
+		"layout": request("one", "org/name", hubCache),
+	} {
+		refused := w.refused(req, store.ErrPinned)
+		contains(t, refused.Error(), "new pod")
+		t.Log(name, refused)
+	}
+	w.must(request("one", "org/name", at(commit.String()))) // what it has
+	w.must(request("two", "org/name", hubCache))
+	w.refused(request("two", "org/name", hubCache, at(other)), store.ErrPinned)
+}
+
+func TestAPinnedCommitDoesNotWaitForAnothersQuestion(t *testing.T) {
+	w := newWorld(t).start()
+	commit := w.hub.AddRepo("org/name", small(1))
 	w.must(request("one", "org/name"))
-	refused := w.refused(request("one", "org/other"), store.ErrPinned)
-	contains(t, refused.Error(), "org/name", "unpublish")
+	asked := make(chan struct{}, 8)
+	w.hub.Intercept(func(_ http.ResponseWriter, r *http.Request) bool { // it hangs
+		asked <- struct{}{}
+		<-r.Context().Done()
+		return true
+	})
+	hangs, hung := w.acquireAside(request("hangs", "org/name", at("v1")))
+	defer func() { hangs(); <-hung }()
+	<-asked
+	w.must(request("two", "org/name", at(commit)))
+}
+
+func TestAListingMayTakeLongerThanACall(t *testing.T) {
+	w := newWorld(t).start()
+	w.hub.AddRepo("org/name", small(1))
+	w.hub.PageSize(1)
+	release := make(chan struct{})
+	var pages atomic.Int64
+	w.hub.Intercept(func(_ http.ResponseWriter, r *http.Request) bool {
+		if strings.Contains(r.URL.Path, "/tree/") && pages.Add(1) == 2 {
+			select {
+			case <-release:
+			case <-r.Context().Done():
+			}
+		}
+		return false
+	})
+	req := request("one", "org/name")
+	for pages.Load() < 2 {
+		w.waits(req, 100*time.Millisecond)
+	}
+	w.waits(req, 100*time.Millisecond)
+	close(release)
+	w.sees(w.must(req), small(1))
+	// Five files in two directories of which one is in the other.
+	if got := pages.Load(); got != 7 {
+		t.Errorf("%d pages were asked, want each of the 7 once", got)
+	}
+}
+
+func TestAnotherRefsFailureOpensNoFallback(t *testing.T) {
+	w := newWorld(t)
+	w.cfg.RefMaxAge = time.Nanosecond
+	w.start()
+	w.hub.AddRepo("org/name", small(1))
+	w.must(request("one", "org/name"))
+	next := small(2)
+	w.hub.AddRepo("org/name", next)
+	held := make(chan struct{})
+	asked := make(chan struct{}, 8)
+	w.hub.Intercept(func(rw http.ResponseWriter, r *http.Request) bool {
+		if !strings.Contains(r.URL.Path, "broken") {
+			return false
+		}
+		asked <- struct{}{}
+		<-held
+		rw.WriteHeader(http.StatusBadGateway)
+		return true
+	})
+	stop, ended := w.acquireAside(request("broken", "org/name", at("broken")))
+	<-asked
+	m := w.must(request("two", "org/name"))
+	if m.Notice != "" {
+		t.Errorf("notice %q though the Hub answered", m.Notice)
+	}
+	w.sees(m, next)
+	close(held)
+	stop()
+	<-ended
+}
+
+func TestTheFileThatProvesAccessIsNotTheTenantsChoice(t *testing.T) {
+	w := newWorld(t).start()
+	w.hub.AddToken("owner")
+	files := small(1)
+	files["README.md"] = []byte("# anyone may read this")
+	w.hub.AddRepo("org/gated", files)
+	w.hub.SetGated("org/gated", "owner")
+	w.must(request("owner", "org/gated", token("owner")))
+	w.hub.Intercept(func(rw http.ResponseWriter, r *http.Request) bool {
+		return strings.HasSuffix(r.URL.Path, "/README.md") // 200, to everyone
+	})
+	card, err := fetcher.NewFilter([]string{"README.md"}, nil)
+	must(t, err)
+	w.refused(request("card", "org/gated", func(r *agent.Request) { r.Filter = card }), fetcher.ErrGated)
+	w.refused(request("all", "org/gated"), fetcher.ErrGated)
+}
+
+func TestATokenThatReadsOneRepoOpensNoOther(t *testing.T) {
+	w := newWorld(t).start()
+	w.hub.AddToken("mine")
+	w.hub.AddToken("theirs")
+	commits := map[string]string{}
+	for repo, owner := range map[string]string{"me/private": "mine", "them/private": "theirs"} {
+		commits[repo] = w.hub.AddRepo(repo, small(uint64(len(repo))))
+		w.hub.SetPrivate(repo, owner)
+		w.must(request(owner, repo, token(owner)))
+	}
+	w.refused(request("thief", "them/private", token("mine"), at(commits["them/private"])), fetcher.ErrNotFound)
+}
+
+func TestAnAgedPublicProofIsNoProof(t *testing.T) {
+	for name, proved := range map[string]time.Duration{"long ago": -25 * time.Hour, "in the future": time.Hour} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t).start()
+			w.hub.AddToken("owner")
+			files := small(1)
+			commit := w.hub.AddRepo("org/base", files)
+			w.hub.AddRepo("org/copy", files)
+			w.must(request("one", "org/base"))
+			w.hub.SetPrivate("org/base", "owner")
+			must(t, w.store.SetPublic(request("", "org/base").Repo, time.Now().Add(proved)))
+			w.hub.ResetRequests()
+			w.sees(w.must(request("copy", "org/copy")), files)
+			if w.contentRequests() == 0 {
+				t.Error("bytes that came through a Repo that is no longer public were used for another")
+			}
+			w.refused(request("two", "org/base", at(commit)), fetcher.ErrNotFound)
+		})
+	}
+}
+
+func TestBytesAreAskedForAnonymouslyOnlyWhereAnyoneMayHaveThem(t *testing.T) {
+	w := newWorld(t).start()
+	w.hub.AddToken("good")
+	w.hub.AddRepo("org/public", small(1))
+	w.hub.AddRepo("org/private", small(2))
+	w.hub.SetPrivate("org/private", "good")
+	for repo, auth := range map[string]bool{"org/public": false, "org/private": true} {
+		w.hub.ResetRequests()
+		w.must(request(repo, repo, token("good")))
+		for _, r := range w.hub.Requests() {
+			if r.Kind == "resolve" && r.Method == http.MethodGet && r.Auth != auth {
+				t.Errorf("%s: %s %s with a token: %v, want %v", repo, r.Method, r.Path, r.Auth, auth)
+			}
+		}
+	}
+}
+
+func TestWhichOfTwoAnswersIsTold(t *testing.T) {
+	for _, tc := range []struct {
+		name             string
+		anonymous, token int // statuses
+		waits            bool
+	}{
+		{"a rate limit passes, whatever the token is worth", http.StatusTooManyRequests, http.StatusUnauthorized, true},
+		{"a token that works needs no anonymous answer", http.StatusBadGateway, http.StatusOK, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			w := newWorld(t).start()
+			w.hub.AddToken("token")
+			w.hub.AddRepo("org/name", small(1))
+			w.hub.SetPrivate("org/name", "token")
+			w.hub.Intercept(func(rw http.ResponseWriter, r *http.Request) bool {
+				if r.Host == w.hub.CDNHost() { // never gets a token
+					return false
+				}
+				status := tc.anonymous
+				if r.Header.Get("Authorization") != "" {
+					status = tc.token
+				}
+				switch status {
+				case http.StatusOK:
+					return false
+				case http.StatusUnauthorized:
+					rw.Header().Set("X-Error-Message", "Invalid credentials in Authorization header")
+				}
+				rw.WriteHeader(status)
+				return true
+			})
+			req := request("one", "org/name", token("token"))
+			if tc.waits {
+				contains(t, w.waits(req, 300*time.Millisecond).Progress, "rate limited")
+				return
+			}
+			w.sees(w.must(req), small(1))
+		})
+	}
+}
+
+func TestAnETagOfAnotherKindIsNoContradiction(t *testing.T) {
+	w := newWorld(t).start()
+	files := small(1)
+	commit := w.hub.AddRepo("org/name", files)
+	w.hub.Intercept(func(rw http.ResponseWriter, r *http.Request) bool {
+		if r.Method != http.MethodHead {
+			return false
+		}
+		rw.Header().Set("X-Repo-Commit", commit)
+		rw.Header().Set("ETag", `"`+strings.Repeat("e", 40)+`"`)
+		return true
+	})
+	w.sees(w.must(request("one", "org/name")), files)
 }

@@ -59,8 +59,10 @@ func refuse(req Request, err error) error {
 	case errors.As(err, &mismatch):
 		advice = "nothing of it was kept or mounted, and the next try fetches it again; if that fails too, " +
 			"the bytes are damaged at " + mismatch.Source + " or on the way"
-	case errors.Is(err, store.ErrNoSpace):
-		advice = "free space on the disk of the cache directory"
+	case errors.Is(err, store.ErrPinned):
+		advice = "a volume cannot change what it shows: make a new pod"
+	default:
+		advice = "see the log of Ballast's agent on this node"
 	}
 	return &RefusedError{err, advice}
 }

@@ -46,7 +46,7 @@ type waiter struct {
 
 // fly waits for the Snapshot that g grants, and returns the bytes fetched for it.
 func (a *Agent) fly(ctx context.Context, req Request, g grant) (fetched int64, err error) {
-	f, w, err := a.join(req, g)
+	f, w, err := a.join(ctx, req, g)
 	if err != nil {
 		return 0, err
 	}
@@ -55,27 +55,30 @@ func (a *Agent) fly(ctx context.Context, req Request, g grant) (fetched int64, e
 		defer a.mu.Unlock()
 		w.calls--
 		w.lastCall = time.Now()
-		select {
-		case <-f.done:
-			delete(f.waiters, req.Volume)
-		default:
-		}
 	}()
 	select {
 	case <-f.done:
-		return f.progress.fetchedBytes(), f.err
 	case <-w.failed:
-		return 0, w.err
 	case <-ctx.Done():
 		return 0, f.progress.waiting()
+	}
+	select {
+	case <-w.failed: // its own verdict comes before the Flight's
+		return 0, w.err
+	default:
+		return f.progress.fetchedBytes(), f.err
 	}
 }
 
 // join makes req.Volume a waiter of the Snapshot's flight, starting one if none is
-// under way. A flight in a.flights is never one that is ending.
-func (a *Agent) join(req Request, g grant) (*flight, *waiter, error) {
+// under way, and of no other. A flight in a.flights is never one that is ending. Calls
+// are ended under a.mu, so one that has ended joins nothing.
+func (a *Agent) join(ctx context.Context, req Request, g grant) (*flight, *waiter, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if err := ctx.Err(); err != nil {
+		return nil, nil, err
+	}
 	key := flightKey{g.manifest.Revision, req.Filter}
 	f := a.flights[key]
 	if f == nil {
@@ -89,9 +92,15 @@ func (a *Agent) join(req Request, g grant) (*flight, *waiter, error) {
 		}
 		f.ctx, f.cancel = context.WithCancel(a.ctx)
 		if !a.begin(func() { a.run(f) }) {
+			f.cancel()
 			return nil, nil, context.Canceled
 		}
 		a.flights[key] = f
+	}
+	for _, other := range a.flights { // its Ref has moved since
+		if w := other.waiters[req.Volume]; other != f && w != nil && w.calls == 0 {
+			a.drop(other, req.Volume)
+		}
 	}
 	if g.public {
 		f.public = true
@@ -161,29 +170,39 @@ func (a *Agent) run(f *flight) {
 }
 
 func (a *Agent) bring(f *flight) error {
-	sink := &sink{agent: a, repo: f.key.rev.Repo, progress: f.progress}
+	job := fetcher.Job{
+		Source:   a.cfg.Source,
+		Revision: f.key.rev,
+		Files:    f.manifest.Files,
+		Sink:     &sink{agent: a, repo: f.key.rev.Repo, progress: f.progress},
+		Progress: func(delta int64) {
+			f.progress.fetch(delta)
+			if delta > 0 {
+				a.metrics.fetchedBytes.WithLabelValues(a.cfg.Source.Name()).Add(float64(delta))
+			}
+		},
+		Failing: func(err error) { // for good: it still drains, and nobody may join it
+			if !passes(err) && !fetcher.Denied(err) {
+				a.mu.Lock()
+				defer a.mu.Unlock()
+				a.forgetFlight(f)
+			}
+		},
+	}
 	for {
-		cred, err := a.credential(f)
-		if err != nil {
+		var err error
+		if job.Credential, err = a.credential(f); err != nil {
 			return err
 		}
 		f.progress.restart()
-		err = a.cfg.Engine.Fetch(f.ctx, fetcher.Job{
-			Source: a.cfg.Source, Revision: f.key.rev, Files: f.manifest.Files, Credential: cred, Sink: sink,
-			Progress: func(delta int64) {
-				f.progress.fetch(delta)
-				if delta > 0 {
-					a.metrics.fetchedBytes.WithLabelValues(a.cfg.Source.Name()).Add(float64(delta))
-				}
-			},
-		})
+		err = a.cfg.Engine.Fetch(f.ctx, job)
 		switch {
 		case err == nil:
 			return nil
 		case f.ctx.Err() != nil:
 			return f.ctx.Err()
 		case fetcher.Denied(err):
-			if err := a.turnAway(f, cred, err); err != nil {
+			if err := a.turnAway(f, job.Credential, err); err != nil {
 				return err
 			}
 		case passes(err):

@@ -99,3 +99,58 @@ func TestAVolumeThatStopsCallingIsForgottenAndItsFlightEnds(t *testing.T) {
 		}
 	})
 }
+
+// slow is stuck, but for an Authority that answers when it is told to.
+type slow struct {
+	stuck
+	asked  chan struct{}
+	answer chan error
+}
+
+func (s slow) Resolve(context.Context, fetcher.Repo, fetcher.Ref, fetcher.Secret) (fetcher.Commit, error) {
+	s.asked <- struct{}{}
+	return fetcher.Commit{}, <-s.answer
+}
+
+func TestThoseWhoAskTheSameShareOneAnswer(t *testing.T) {
+	s := storetest.Open(t)
+	synctest.Test(t, func(t *testing.T) {
+		far := slow{asked: make(chan struct{}, 8), answer: make(chan error)}
+		engine, err := fetcher.NewEngine(fetcher.EngineConfig{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		a, err := New(Config{Store: s, Authority: far, Source: far, Engine: engine, Log: zap.NewNop(), RetryEvery: time.Hour})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		ended := make(chan error)
+		go func() { ended <- a.Run(ctx) }()
+		repo, _ := fetcher.ParseRepo("org/name")
+		ref, _ := fetcher.ParseRef("main")
+		answers := make(chan error, 8)
+		for i := range 8 {
+			go func() {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+				defer cancel()
+				_, err := a.Acquire(ctx, Request{Volume: store.Volume{ID: string(rune('a' + i)), Target: "/t"}, Repo: repo, Ref: ref, Layout: store.Snapshot})
+				answers <- err
+			}()
+		}
+		synctest.Wait()
+		far.answer <- &fetcher.UnreachableError{Err: errors.New("503 at this address")}
+		for range 8 {
+			if err := <-answers; !strings.Contains(err.Error(), "503 at this address") {
+				t.Errorf("one of those who asked was told %q", err)
+			}
+		}
+		if got := len(far.asked); got != 1 {
+			t.Errorf("the Authority was asked %d times, want once for all", got)
+		}
+		stop()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+}

@@ -5,30 +5,30 @@ import (
 	"sync"
 )
 
-// keyedMutex is a mutex a key; waiting for one ends with a context. Each key comes
-// with a V for those who hold the lock, which lives while anyone holds it or waits
-// for it. The zero value is ready.
-type keyedMutex[K comparable, V any] struct {
+// keyedMutex is a mutex a key; waiting for one ends with a context. The zero value is
+// ready.
+type keyedMutex[K comparable] struct {
 	mu   sync.Mutex // guards held
-	held map[K]*holder[V]
+	held map[K]*holder
 }
 
-type holder[V any] struct {
+type holder struct {
 	token chan struct{} // holds one element while the key is free
 	users int           // those who hold the key or wait for it
-	value V             // the holder's
 }
 
-// lock waits for key. unlock must be called once, and only if err is nil; value is
-// the caller's until then.
-func (k *keyedMutex[K, V]) lock(ctx context.Context, key K) (value *V, unlock func(), err error) {
+// lock waits for key. unlock must be called once, and only if err is nil.
+func (k *keyedMutex[K]) lock(ctx context.Context, key K) (unlock func(), err error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
 	k.mu.Lock()
 	if k.held == nil {
-		k.held = map[K]*holder[V]{}
+		k.held = map[K]*holder{}
 	}
 	h := k.held[key]
 	if h == nil {
-		h = &holder[V]{token: make(chan struct{}, 1)}
+		h = &holder{token: make(chan struct{}, 1)}
 		h.token <- struct{}{}
 		k.held[key] = h
 	}
@@ -44,9 +44,9 @@ func (k *keyedMutex[K, V]) lock(ctx context.Context, key K) (value *V, unlock fu
 	}
 	select {
 	case <-h.token:
-		return &h.value, func() { h.token <- struct{}{}; leave() }, nil
+		return func() { h.token <- struct{}{}; leave() }, nil
 	case <-ctx.Done():
 		leave()
-		return nil, nil, ctx.Err()
+		return nil, ctx.Err()
 	}
 }

@@ -91,6 +91,9 @@ func TestAPodThatIsBeingDeletedWaitsNoLonger(t *testing.T) {
 	if again := w.waits(request("gone", "org/name", of("gone")), 20*time.Second); !again.Over {
 		t.Errorf("a later call of that pod waited: %v", again)
 	}
+	if got := w.waiters(); got != 1 {
+		t.Errorf("%v volumes wait after a call of a pod that is being deleted, want the other pod's", got)
+	}
 	release()
 	w.sees(w.must(stays), small(1))
 }

@@ -20,52 +20,52 @@ type grant struct {
 	notice   string            // see Mountable
 }
 
-// lastAnswer is what those who wait their turn to ask the same learn from the one
-// before them.
-type lastAnswer struct {
-	at  time.Time
-	err error // Transient, or nil
+// askKey is what a question is about.
+type askKey struct {
+	proof proofKey
+	ref   fetcher.Ref
+}
+
+// question is put to the Authority once for all who wait for its answer. It outlives
+// their calls: a long listing takes longer than one.
+type question struct {
+	done     chan struct{} // closed when it is answered
+	manifest *fetcher.Manifest
+	public   bool
+	err      error
 }
 
 // authorise proves that req's credential may read req's Repo, and says which
 // Revision its Ref is and what that holds. Where a fresh proof, a fresh Ref and a
-// Manifest are at hand it asks no one. An error that is not Transient is final for
-// this credential.
+// Manifest are at hand it asks no one and waits for no one. An error that is not
+// Transient is final for this credential.
 func (a *Agent) authorise(ctx context.Context, req Request) (grant, error) {
-	// Those who ask the same wait here, and find the answer when their turn comes.
-	queued := time.Now()
-	last, unlock, err := a.asking.lock(ctx, a.access.proofKey(req.Token, req.Repo))
-	if err != nil {
-		return grant{}, err
-	}
-	defer unlock()
-
 	known, err := a.known(req, false)
 	if err != nil {
 		return grant{}, err
 	}
 	if known.fresh && (known.public || known.proved) {
-		if known.public {
-			a.renewPublic(req, known)
+		if known.public && !within(known.publicAt, a.cfg.PublicFor/2) {
+			anonymous := req
+			anonymous.Token = fetcher.Secret{}
+			a.question(anonymous, known) // so that no pod waits when the proof has ended
 		}
 		return a.grant(req, known.manifest, known.public, "")
 	}
-	err = last.err
-	if err == nil || last.at.Before(queued) {
-		var manifest *fetcher.Manifest
-		var public bool
-		if manifest, public, err = a.ask(ctx, req, known); err == nil {
-			return a.grant(req, manifest, public, "")
-		}
-		if fetcher.Transient(err) {
-			*last = lastAnswer{time.Now(), err}
-		}
+	q := a.question(req, known)
+	select {
+	case <-q.done:
+	case <-ctx.Done():
+		return grant{}, ctx.Err()
 	}
-	if !fetcher.Unreachable(err) || ctx.Err() != nil {
-		return grant{}, err
+	if q.err == nil {
+		return a.grant(req, q.manifest, q.public, "")
+	}
+	if !fetcher.Unreachable(q.err) {
+		return grant{}, q.err
 	}
 	// The Hub cannot be reached: what was proved and resolved before still holds.
-	if known, kerr := a.known(req, true); kerr == nil && known.manifest != nil && (known.public || known.proved) {
+	if known, err := a.known(req, true); err == nil && known.manifest != nil && (known.public || known.proved) {
 		notice := fmt.Sprintf("%s could not be reached; serving %s, which %s was at %s", a.cfg.Authority.Name(),
 			known.manifest.Revision, req.Ref, known.resolvedAt.UTC().Format(time.RFC3339))
 		if _, pinned := req.Ref.Commit(); pinned {
@@ -73,7 +73,35 @@ func (a *Agent) authorise(ctx context.Context, req Request) (grant, error) {
 		}
 		return a.grant(req, known.manifest, known.public, notice)
 	}
-	return grant{}, err
+	return grant{}, q.err
+}
+
+// question returns the one being asked about req, or begins to ask it.
+func (a *Agent) question(req Request, known knowledge) *question {
+	key := askKey{a.access.proofKey(req.Token, req.Repo), req.Ref}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if q := a.questions[key]; q != nil {
+		return q
+	}
+	q := &question{done: make(chan struct{})}
+	started := a.begin(func() {
+		q.manifest, q.public, q.err = a.ask(a.ctx, req, known)
+		a.mu.Lock()
+		delete(a.questions, key)
+		a.mu.Unlock()
+		close(q.done)
+		if a.check(q.err) != nil {
+			a.log.Debug("not let through", zap.Stringer("request", req), zap.Error(q.err))
+		}
+	})
+	if !started {
+		q.err = a.ctx.Err()
+		close(q.done)
+		return q
+	}
+	a.questions[key] = q
+	return q
 }
 
 func (a *Agent) grant(req Request, m *fetcher.Manifest, public bool, notice string) (grant, error) {
@@ -87,25 +115,25 @@ func (a *Agent) grant(req Request, m *fetcher.Manifest, public bool, notice stri
 // knowledge is what is on record about a request.
 type knowledge struct {
 	manifest   *fetcher.Manifest // of the Revision that the Ref is or last was; nil if none
-	resolvedAt time.Time
-	fresh      bool // manifest is there, and the Ref needs no asking
-	public     bool // an anonymous proof counts
-	proved     bool // the request's credential's own proof counts
+	resolvedAt time.Time         // the Ref
+	publicAt   time.Time         // when the Repo was last proved public
+	fresh      bool              // manifest is there, and the Ref needs no asking
+	public     bool              // an anonymous proof counts
+	proved     bool              // the request's credential's own proof counts
 }
 
 // known reads what is on record; with unreachable, proofs count by the rules for
 // when the Hub cannot be reached.
 func (a *Agent) known(req Request, unreachable bool) (k knowledge, err error) {
-	if k.public, err = a.access.public(req.Repo, unreachable); err != nil {
+	rec, err := a.store.Repo(req.Repo)
+	if err != nil {
 		return k, err
 	}
+	k.publicAt = rec.PublicAt
+	k.public = a.access.public(rec, unreachable)
 	k.proved = a.access.proved(req.Token, req.Repo, unreachable)
 	commit, pinned := req.Ref.Commit()
 	if !pinned {
-		rec, err := a.store.Repo(req.Repo)
-		if err != nil {
-			return k, err
-		}
 		ref, ok := rec.Refs[req.Ref.String()]
 		if !ok {
 			return k, nil
@@ -117,14 +145,14 @@ func (a *Agent) known(req Request, unreachable bool) (k knowledge, err error) {
 		return k, nil
 	}
 	k.manifest = m
-	k.fresh = err == nil && (pinned || time.Since(k.resolvedAt) <= a.cfg.RefMaxAge)
+	k.fresh = err == nil && (pinned || within(k.resolvedAt, a.cfg.RefMaxAge))
 	return k, err
 }
 
 // ask puts the request to the Authority: anonymously, then with the request's
 // token. A proof that everyone may read the Repo is worth a day to every tenant; a
 // token's is worth ten minutes to one.
-func (a *Agent) ask(ctx context.Context, req Request, known knowledge) (m *fetcher.Manifest, public bool, err error) {
+func (a *Agent) ask(ctx context.Context, req Request, known knowledge) (_ *fetcher.Manifest, public bool, err error) {
 	credentials := []fetcher.Secret{{}, req.Token}
 	switch {
 	case req.Token.IsZero():
@@ -134,38 +162,45 @@ func (a *Agent) ask(ctx context.Context, req Request, known knowledge) (m *fetch
 	}
 	public = known.public
 	for _, cred := range credentials {
-		m, err = a.askAs(ctx, req, known.manifest, cred)
-		var limited *fetcher.RateLimitedError
-		switch {
-		case err == nil:
+		m, asking := a.askAs(ctx, req, known.manifest, cred)
+		if asking == nil {
 			return m, public || cred.IsZero(), a.access.grant(cred, req.Repo)
-		case fetcher.Denied(err):
-			public = false
-			if werr := a.access.withdraw(cred, req.Repo); werr != nil {
-				return nil, false, werr
-			}
-		case !errors.As(err, &limited): // another credential has another limit
-			return nil, false, err
 		}
+		if fetcher.Denied(asking) {
+			public = false
+			if err := a.access.withdraw(cred, req.Repo); err != nil {
+				return nil, false, err
+			}
+		}
+		err = telling(err, asking)
 	}
 	return nil, false, err
+}
+
+// telling chooses between what an anonymous request and then a token were told: a rate
+// limit passes; a verdict on the token says nothing about the rest.
+func telling(anonymous, token error) error {
+	var limited *fetcher.RateLimitedError
+	switch {
+	case anonymous == nil || fetcher.Transient(token):
+		return token
+	case errors.As(anonymous, &limited):
+		return anonymous
+	case fetcher.Denied(token) && !fetcher.Denied(anonymous) && !fetcher.Unreachable(anonymous):
+		return anonymous
+	}
+	return token
 }
 
 // askAs asks with one credential: one HEAD of content when a Manifest is at hand,
 // which proves access and resolves the Ref at once; the Ref and its Manifest first
 // when not. What it learns is recorded only after access is proved.
 func (a *Agent) askAs(ctx context.Context, req Request, m *fetcher.Manifest, cred fetcher.Secret) (*fetcher.Manifest, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, a.cfg.AskTimeout,
-		&fetcher.UnreachableError{Err: fmt.Errorf("%s did not answer about %s within %s", a.cfg.Authority.Name(), req, a.cfg.AskTimeout)})
-	defer cancel()
 	fresh, err := a.prove(ctx, req, m, cred)
 	if m != nil && errors.Is(err, fetcher.ErrEntryNotFound) { // the Ref has moved, and the file is gone
 		fresh, err = a.prove(ctx, req, nil, cred)
 	}
 	if err != nil {
-		if cause := context.Cause(ctx); cause != nil && fetcher.Unreachable(cause) {
-			return nil, cause
-		}
 		return nil, err
 	}
 	if fresh != m {
@@ -200,7 +235,7 @@ func (a *Agent) prove(ctx context.Context, req Request, m *fetcher.Manifest, cre
 		}
 		ref = commit.Ref()
 	}
-	file := probe(m.Select(req.Filter))
+	file := probe(m)
 	proof, err := authority.Prove(ctx, req.Repo, ref, file.Path, cred)
 	if err != nil {
 		return nil, err
@@ -211,8 +246,9 @@ func (a *Agent) prove(ctx context.Context, req Request, m *fetcher.Manifest, cre
 			return nil, err
 		}
 	}
+	told := proof.Digest.Algorithm() == file.Digest.Algorithm() && !proof.Digest.IsZero()
 	switch same := commit == m.Revision.Commit; {
-	case same && !proof.Digest.IsZero() && !file.Path.IsZero() && proof.Digest != file.Digest:
+	case same && told && proof.Digest != file.Digest:
 		return nil, fmt.Errorf("%w: %s lists %s of %s as %s and serves it as %s", fetcher.ErrMalformed,
 			authority.Name(), file.Path, m.Revision, file.Digest, proof.Digest)
 	case same:
@@ -224,8 +260,9 @@ func (a *Agent) prove(ctx context.Context, req Request, m *fetcher.Manifest, cre
 	return authority.Manifest(ctx, fetcher.Revision{Repo: req.Repo, Commit: commit}, cred)
 }
 
-// probe chooses the file whose content proves access: the largest LFS file, else
-// the largest file, else the zero File, which stands for the repository itself.
+// probe chooses the file whose content proves access to all of a Repo: the largest
+// LFS file, else the largest file, else the zero File, which stands for the repository
+// itself. A request's Filter has no say: a Hub may show some files to anyone.
 func probe(m *fetcher.Manifest) (best fetcher.File) {
 	for _, f := range m.Files {
 		lfs, bestLFS := f.Digest.Algorithm() == fetcher.SHA256, best.Digest.Algorithm() == fetcher.SHA256
@@ -234,33 +271,4 @@ func probe(m *fetcher.Manifest) (best fetcher.File) {
 		}
 	}
 	return best
-}
-
-// renewPublic proves in the background that repo is still public once half its
-// proof's life is over, so that no pod waits for it.
-func (a *Agent) renewPublic(req Request, known knowledge) {
-	rec, err := a.store.Repo(req.Repo)
-	if err != nil || time.Since(rec.PublicAt) <= a.cfg.PublicFor/2 {
-		return
-	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if _, busy := a.renew[req.Repo]; busy {
-		return
-	}
-	started := a.begin(func() {
-		defer func() {
-			a.mu.Lock()
-			defer a.mu.Unlock()
-			delete(a.renew, req.Repo)
-		}()
-		anonymous := req
-		anonymous.Token = fetcher.Secret{}
-		if _, _, err := a.ask(a.ctx, anonymous, known); err != nil {
-			a.log.Info("proof that a repository is public was not renewed", zap.Stringer("repo", req.Repo), zap.Error(err))
-		}
-	})
-	if started {
-		a.renew[req.Repo] = struct{}{}
-	}
 }

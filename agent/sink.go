@@ -23,7 +23,7 @@ type sink struct {
 
 func (s *sink) Begin(ctx context.Context, f fetcher.File) (fetcher.Ingest, error) {
 	a := s.agent
-	_, unlock, err := a.inbound.lock(ctx, blobKey{f.Digest, s.repo})
+	unlock, err := a.inbound.lock(ctx, blobKey{f.Digest, s.repo})
 	if err != nil {
 		return nil, err
 	}

@@ -166,6 +166,17 @@ func (w *world) waits(req agent.Request, d time.Duration) *agent.WaitingError {
 	return waiting
 }
 
+// acquireAside acquires in the background until stop is called.
+func (w *world) acquireAside(req agent.Request) (stop func(), ended <-chan error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	result := make(chan error, 1)
+	go func() {
+		_, err := w.Acquire(ctx, req)
+		result <- err
+	}()
+	return cancel, result
+}
+
 // sees checks that m shows exactly want.
 func (w *world) sees(m agent.Mountable, want map[string][]byte) {
 	w.t.Helper()
@@ -248,6 +259,24 @@ func contains(t *testing.T, text string, words ...string) {
 	for _, word := range words {
 		if !strings.Contains(text, word) {
 			t.Errorf("%q does not say %q", text, word)
+		}
+	}
+}
+
+func (w *world) pins() []store.Volume {
+	pins, _ := w.Pins(w.t.Context())
+	return pins
+}
+
+// until waits for something that happens by itself.
+func (w *world) until(what string, happened func() bool) {
+	w.t.Helper()
+	limit := time.After(20 * time.Second)
+	for !happened() {
+		select {
+		case <-time.After(time.Millisecond):
+		case <-limit:
+			w.t.Fatalf("it never came to be that %s", what)
 		}
 	}
 }

@@ -66,6 +66,9 @@ func (s service) Acquire(ctx context.Context, in *agentpb.AcquireRequest) (*agen
 }
 
 func (s service) Release(ctx context.Context, in *agentpb.ReleaseRequest) (*agentpb.ReleaseResponse, error) {
+	if in.GetVolume() == nil && in.GetPin() != "" {
+		return &agentpb.ReleaseResponse{}, s.agent.ReleasePin(ctx, in.GetPin())
+	}
 	v, err := parseVolume(in.GetVolume())
 	if err != nil {
 		return nil, err
@@ -74,8 +77,9 @@ func (s service) Release(ctx context.Context, in *agentpb.ReleaseRequest) (*agen
 }
 
 func (s service) Pins(ctx context.Context, _ *agentpb.PinsRequest) (*agentpb.PinsResponse, error) {
-	out := &agentpb.PinsResponse{}
-	for _, v := range s.agent.Pins(ctx) {
+	volumes, unreadable := s.agent.Pins(ctx)
+	out := &agentpb.PinsResponse{Unreadable: unreadable}
+	for _, v := range volumes {
 		out.Volumes = append(out.Volumes, &agentpb.Volume{Id: v.ID, TargetPath: v.Target})
 	}
 	return out, nil

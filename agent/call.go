@@ -1,0 +1,94 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/ballast-csi/ballast/agent/store"
+	"github.com/ballast-csi/ballast/fetcher"
+)
+
+// call is one call of Acquire.
+type call struct {
+	pod     Pod
+	end     context.CancelFunc
+	over    bool // its pod is being deleted; guarded by Agent.mu
+	counted bool // Run waits for it
+}
+
+// enter registers a call, so that Release, its pod's deletion and the agent's stop end
+// it by ending the context it returns. leave must follow.
+func (a *Agent) enter(ctx context.Context, req Request) (context.Context, *call) {
+	ctx, end := context.WithCancel(ctx)
+	stop := context.AfterFunc(a.ctx, end)
+	c := &call{pod: req.Pod, end: func() { stop(); end() }}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.calls[req.Volume] == nil {
+		a.calls[req.Volume] = map[*call]struct{}{}
+	}
+	a.calls[req.Volume][c] = struct{}{}
+	c.over = a.cfg.Pods != nil && req.Pod.UID != "" && a.cfg.Pods.IsDeleting(req.Pod.UID)
+	if c.over || a.closed {
+		c.end()
+		return ctx, c
+	}
+	a.work.Add(1)
+	c.counted = true
+	return ctx, c
+}
+
+func (a *Agent) leave(c *call, v store.Volume) {
+	c.end()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if delete(a.calls[v], c); len(a.calls[v]) == 0 {
+		delete(a.calls, v)
+	}
+	if c.counted {
+		a.work.Done()
+	}
+}
+
+// ended says why a wait has ended without a View.
+func (a *Agent) ended(c *call, waiting *WaitingError) *WaitingError {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	told := *waiting
+	switch {
+	case c.over:
+		told.Over = true
+		told.Progress += "; the pod is being deleted"
+	case a.closed:
+		told.Progress += "; the agent is stopping"
+	}
+	return &told
+}
+
+// begin adds f to the agent's background work, unless the agent is stopping. a.mu is
+// held.
+func (a *Agent) begin(f func()) bool {
+	if a.closed {
+		return false
+	}
+	a.work.Go(f)
+	return true
+}
+
+// passes reports whether time may mend err: the far end's trouble, or a full disk.
+func passes(err error) bool { return fetcher.Transient(err) || errors.Is(err, store.ErrNoSpace) }
+
+// pause waits after err: as long as its RateLimitedError asks, or every.
+func pause(ctx context.Context, every time.Duration, err error) {
+	var limited *fetcher.RateLimitedError
+	if errors.As(err, &limited) {
+		every = max(every, limited.RetryAfter)
+	}
+	timer := time.NewTimer(every)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
