@@ -23,8 +23,8 @@ const (
 type EngineConfig struct {
 	// Connections is how many Pieces one Fetch reads at once. 0: 8.
 	Connections int
-	// Stall is how long a read may bring no bytes before it is given up and
-	// tried again. 0: 30 s.
+	// Stall is how long a read may bring nothing, or less than 1 KiB/s on
+	// average, before it is given up and tried again. 0: 30 s.
 	Stall time.Duration
 	// Ahead is how many files one Fetch may have begun and not yet closed, which
 	// bounds its open files whatever the Manifest lists. 0: 128.
@@ -83,8 +83,8 @@ type Job struct {
 // again does not mend, or when ctx ends. What was verified by then has been
 // committed, every Ingest has been closed, and no goroutine is left. A
 // *MismatchError names the file and the Source. A transient error is returned
-// only after several tries that brought no bytes, or when it is a rate limit of more
-// than 10 s, which is the caller's to wait for.
+// only after a Piece has failed five times without bringing 1 MiB in between, or
+// when it is a rate limit of more than 10 s, which is the caller's to wait for.
 func (e *Engine) Fetch(ctx context.Context, job Job) error {
 	r := &run{
 		Job: job, cfg: e.cfg, ctx: ctx,

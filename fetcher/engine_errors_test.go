@@ -73,17 +73,18 @@ func TestPermanentErrorHandsOutNothingMoreAndKeepsWhatIsVerified(t *testing.T) {
 // What was under way when another file failed may end, but not for ever.
 func TestPermanentErrorIsNotHeldUpByATrickle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		x := newFetch(t, map[string][]byte{"trickle": filled(1000, 't'), "denied": filled(10, 'd')})
+		x := newFetch(t, map[string][]byte{"trickle": filled(100<<10, 't'), "denied": filled(10, 'd')})
+		x.sink.piece = 100 << 10
 		x.startAt(map[string]time.Duration{"denied": 1})
 		x.source.each = func(ctx context.Context, a ask, r io.Reader) (io.Reader, error) {
 			if a.path == "denied" {
 				return nil, fetcher.ErrForbidden
 			}
 			return readFunc(func(b []byte) (int, error) {
-				if err := wait(ctx, 20*time.Second); err != nil {
+				if err := wait(ctx, time.Second); err != nil {
 					return 0, err
 				}
-				return r.Read(b[:1])
+				return r.Read(b[:2<<10])
 			}), nil
 		}
 		if err := x.run(t.Context(), fetcher.EngineConfig{}); !errors.Is(err, fetcher.ErrForbidden) || x.took != 30*time.Second+1 {

@@ -2,6 +2,7 @@ package fetcher_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -163,7 +164,8 @@ type memSink struct {
 	verify func(f fetcher.File) error
 	commit func(n int) error
 	close  func(f fetcher.File) error
-	greedy bool // a Piece is read to the reader's end
+	greedy bool  // a Piece is read to the reader's end
+	piece  int64 // bytes; 0: testPiece
 
 	mu           sync.Mutex
 	here         map[fetcher.Digest][]byte // committed
@@ -246,9 +248,10 @@ func (in *memIngest) Missing() []fetcher.Piece {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	var missing []fetcher.Piece
-	for i, off := 0, int64(0); off < in.file.Size; i, off = i+1, off+testPiece {
+	size := cmp.Or(in.sink.piece, testPiece)
+	for i, off := 0, int64(0); off < in.file.Size; i, off = i+1, off+size {
 		if !in.held[i] {
-			missing = append(missing, fetcher.Piece{Index: i, Offset: off, Size: min(testPiece, in.file.Size-off)})
+			missing = append(missing, fetcher.Piece{Index: i, Offset: off, Size: min(size, in.file.Size-off)})
 		}
 	}
 	return missing

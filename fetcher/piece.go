@@ -12,10 +12,16 @@ import (
 )
 
 const (
-	// maxTries is how often in a row a Piece may bring no byte.
+	// maxTries is how often a Piece may fail without realProgress in between.
 	maxTries = 5
 	// The n-th of them is followed by about firstBackoff·2^(n-1).
 	firstBackoff = 250 * time.Millisecond
+	// realProgress is how many bytes must have come since the last failure for it
+	// to be forgotten. Less is no sign that asking again will bring the rest.
+	realProgress = 1 << 20
+	// minRate is what a read must bring in every EngineConfig.Stall of waiting for
+	// the Source, in bytes a second; less is a stall.
+	minRate = 1 << 10
 	// A rate limit that asks for more than this is returned: the caller can tell
 	// those who wait, and ask again later.
 	longestRateLimit = 10 * time.Second
@@ -75,22 +81,26 @@ func (r *run) open(ctx context.Context, t *task) (Object, error) {
 // errStalled is the cause with which the watchdog ends a read.
 var errStalled = errors.New("stalled")
 
-// pieceReader reads one Piece from the Source. When a read fails or stalls it asks
-// again for what is still missing, so whoever reads sees one unbroken Piece, or
-// the error that trying again did not mend.
+// pieceReader reads one Piece from the Source. When a read fails or stalls it waits
+// and asks again for what is still missing, so whoever reads sees one unbroken
+// Piece, or the error that trying again did not mend.
 type pieceReader struct {
-	run   *run
-	task  *task
-	piece Piece
-	pos   int64 // bytes read so far
-	tries int   // failures since the last byte
-	err   error // the error that ended the Piece
+	run    *run
+	task   *task
+	piece  Piece
+	pos    int64 // bytes read so far
+	gained int64 // of them, since the last failure
+	tries  int   // failures since realProgress
+	failed error // of the last request; to be waited out before the next one
+	err    error // the error that ended the Piece
 
 	// One request, while body is not nil or being asked for.
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 	watch  *time.Timer // runs only while we wait for the Source, not while the sink writes
 	body   io.ReadCloser
+	left   time.Duration // what the watchdog still waits in this window
+	came   int64         // bytes in this window
 }
 
 func (p *pieceReader) Read(b []byte) (int, error) {
@@ -104,50 +114,64 @@ func (p *pieceReader) Read(b []byte) (int, error) {
 	}
 	b = b[:min(int64(len(b)), p.piece.Size-p.pos)]
 	for {
+		if p.failed != nil {
+			if p.err = p.again(p.failed); p.err != nil {
+				return 0, p.err
+			}
+			p.failed = nil
+		}
 		n, err := p.try(b)
 		p.pos += int64(n)
+		p.gained += int64(n)
 		p.run.tell(int64(n))
+		if p.gained >= realProgress {
+			p.tries = 0
+		}
 		if err != nil {
 			p.drop()
+			p.failed, p.gained = err, 0
 		}
 		if n > 0 {
-			p.tries = 0
-			if err != nil && err != io.EOF && !Transient(err) && p.pos < p.piece.Size {
-				p.err = err
-			}
 			return n, nil
-		}
-		if err = p.again(err); err != nil {
-			p.err = err
-			return 0, err
 		}
 	}
 }
 
 // try reads once, asking the Source first if need be.
 func (p *pieceReader) try(b []byte) (n int, err error) {
-	if p.ctx == nil {
-		p.ctx, p.cancel = context.WithCancelCause(p.run.transfer)
-		p.watch = time.AfterFunc(p.run.cfg.Stall, func() { p.cancel(errStalled) })
-	}
-	p.watch.Reset(p.run.cfg.Stall)
-	defer p.watch.Stop()
 	if p.body == nil {
-		object, err := p.run.open(p.ctx, p.task)
-		if err == nil {
-			p.body, err = object.ReadRange(p.ctx, p.piece.Offset+p.pos, p.piece.Size-p.pos)
+		if err := p.ask(); err != nil {
+			return 0, err
 		}
-		if err != nil {
-			return 0, p.judge(err)
-		}
-		p.watch.Reset(p.run.cfg.Stall)
 	}
+	began := time.Now()
+	p.watch.Reset(p.left)
+	defer p.watch.Stop()
 	for range 100 {
 		if n, err = p.body.Read(b); n > 0 || err != nil {
+			p.left -= time.Since(began)
+			if p.came += int64(n); float64(p.came) >= minRate*p.run.cfg.Stall.Seconds() {
+				p.left, p.came = p.run.cfg.Stall, 0
+			}
 			return n, p.judge(err)
 		}
 	}
 	return 0, p.judge(io.ErrNoProgress)
+}
+
+// ask requests what is still missing; the answer's first bytes may take as long as
+// a stall.
+func (p *pieceReader) ask() error {
+	ctx, cancel := context.WithCancelCause(p.run.transfer)
+	p.ctx, p.cancel = ctx, cancel
+	p.watch = time.AfterFunc(p.run.cfg.Stall, func() { cancel(errStalled) })
+	defer p.watch.Stop()
+	p.left, p.came = p.run.cfg.Stall, 0
+	object, err := p.run.open(ctx, p.task)
+	if err == nil {
+		p.body, err = object.ReadRange(ctx, p.piece.Offset+p.pos, p.piece.Size-p.pos)
+	}
+	return p.judge(err)
 }
 
 // judge says what an error of the Source is: ours, if we ended the read.
@@ -159,7 +183,7 @@ func (p *pieceReader) judge(err error) error {
 	case p.run.transfer.Err() != nil:
 		return fmt.Errorf("read %s: %w", where, context.Cause(p.run.transfer))
 	case context.Cause(p.ctx) == errStalled:
-		return &UnreachableError{fmt.Errorf("read %s: no bytes for %s", where, p.run.cfg.Stall)}
+		return &UnreachableError{fmt.Errorf("read %s: stalled with %d bytes in %s", where, p.came, p.run.cfg.Stall)}
 	case err == io.EOF || err == io.ErrUnexpectedEOF || err == io.ErrNoProgress:
 		return &UnreachableError{fmt.Errorf("read %s: it ends early (%w)", where, err)}
 	}

@@ -15,27 +15,49 @@ import (
 	"github.com/ballast-csi/ballast/fetcher"
 )
 
+// broken gives n bytes of every request and then cuts the connection.
+func broken(n int64) func(context.Context, ask, io.Reader) (io.Reader, error) {
+	cut := &fetcher.UnreachableError{Err: errors.New("connection reset")}
+	return func(_ context.Context, _ ask, r io.Reader) (io.Reader, error) {
+		return io.MultiReader(io.LimitReader(r, n), readFunc(func([]byte) (int, error) { return 0, cut })), nil
+	}
+}
+
 func TestPieceThatFailsIsTakenUpWhereItBroke(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		x := newFetch(t, map[string][]byte{"f": []byte(strings.Repeat("0123456789", 100))})
-		broken := &fetcher.UnreachableError{Err: errors.New("connection reset")}
-		x.source.each = func(_ context.Context, a ask, r io.Reader) (io.Reader, error) {
-			if a.off >= 900 {
-				return r, nil
-			}
-			return io.MultiReader(io.LimitReader(r, 100), readFunc(func([]byte) (int, error) { return 0, broken })), nil
-		}
+		const mib = 1 << 20
+		x := newFetch(t, map[string][]byte{"f": bytes.Repeat([]byte("0123456789abcdef"), 10*mib/16)})
+		x.sink.piece = 10 * mib
+		x.source.each = broken(mib)
 		if err := x.run(t.Context(), fetcher.EngineConfig{}); err != nil {
 			t.Fatal(err)
 		}
 		x.wantHere("f")
 		for i, a := range x.source.asked() {
-			if a.off != int64(i)*100 || a.off+a.n != 1000 {
+			if a.off != int64(i)*mib || a.off+a.n != 10*mib {
 				t.Errorf("request %d is %+v", i, a)
 			}
 		}
-		if x.progress != 1000 || x.took < 9*firstBackoff/2 || x.took > 9*firstBackoff*3/2 {
+		if x.progress != 10*mib || x.took < 9*firstBackoff/2 || x.took > 9*firstBackoff*3/2 {
 			t.Errorf("progress %d bytes, nine waits took %s", x.progress, x.took)
+		}
+	})
+}
+
+func TestSourceThatGivesLittleAndCutsIsNotHammered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		x := newFetch(t, map[string][]byte{"f": filled(4<<20, 'f')})
+		x.sink.piece = 4 << 20
+		x.source.each = broken(1<<18 - 1) // four times are less than 1 MiB
+		err := x.run(t.Context(), fetcher.EngineConfig{})
+		asks := x.source.asked()
+		if !fetcher.Unreachable(err) || len(asks) != 5 || x.progress != 0 {
+			t.Fatalf("%d requests, progress %d bytes: %v", len(asks), x.progress, err)
+		}
+		for i, base := 1, firstBackoff; i < 5; i, base = i+1, 2*base {
+			if gap := asks[i].at - asks[i-1].at; gap < base/2 || gap > base*3/2 || asks[i].off != int64(i)*(1<<18-1) {
+				t.Errorf("request %d came %s after the one before, from byte %d", i, gap, asks[i].off)
+			}
 		}
 	})
 }
@@ -150,28 +172,52 @@ func TestSourceThatAlwaysStallsIsUnreachable(t *testing.T) {
 			return nil, ctx.Err()
 		}
 		err := x.run(t.Context(), fetcher.EngineConfig{})
-		if !fetcher.Unreachable(err) || !strings.Contains(err.Error(), "no bytes for 30s") || !strings.Contains(err.Error(), "f of org/name") {
+		if !fetcher.Unreachable(err) || !strings.Contains(err.Error(), "stalled with 0 bytes in 30s") || !strings.Contains(err.Error(), "f of org/name") {
 			t.Errorf("%v", err)
 		}
 	})
 }
 
-// A slow trickle is not a stall, nor is a disk that takes its time.
+// trickle gives n bytes after every pause.
+func trickle(n int, pause time.Duration) func(context.Context, ask, io.Reader) (io.Reader, error) {
+	return func(ctx context.Context, _ ask, r io.Reader) (io.Reader, error) {
+		return readFunc(func(b []byte) (int, error) {
+			if err := wait(ctx, pause); err != nil {
+				return 0, err
+			}
+			return r.Read(b[:min(n, len(b))])
+		}), nil
+	}
+}
+
+func TestSlowSourceIsReadAndATrickleIsAStall(t *testing.T) {
+	for _, c := range []struct {
+		name     string
+		each     func(context.Context, ask, io.Reader) (io.Reader, error)
+		requests int
+	}{
+		{"2 KiB a second", trickle(2<<10, time.Second), 1},
+		{"40 KiB, the first after 29 s", trickle(40<<10, 29*time.Second), 1},
+		{"1000 bytes a second", trickle(1000, time.Second), 5},
+		{"a byte every 29 s", trickle(1, 29*time.Second), 5},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			x := newFetch(t, map[string][]byte{"f": filled(600<<10, 'f')})
+			x.sink.piece = 600 << 10
+			x.source.each = c.each
+			err := x.run(t.Context(), fetcher.EngineConfig{})
+			if len(x.source.asked()) != c.requests || (c.requests > 1) != fetcher.Unreachable(err) || c.requests == 1 && err != nil {
+				t.Errorf("%s: %d requests in %s: %v", c.name, len(x.source.asked()), x.took, err)
+			}
+			if c.requests > 1 && x.took > 160*time.Second {
+				t.Errorf("%s: given up after %s", c.name, x.took)
+			}
+		})
+	}
+}
+
+// A disk that takes its time is no stall.
 func TestWatchdogWaitsForTheSourceOnly(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		x := newFetch(t, map[string][]byte{"f": filled(20, 'f')})
-		x.source.each = func(ctx context.Context, _ ask, r io.Reader) (io.Reader, error) {
-			return readFunc(func(b []byte) (int, error) {
-				if err := wait(ctx, 29*time.Second); err != nil {
-					return 0, err
-				}
-				return r.Read(b[:1])
-			}), nil
-		}
-		if err := x.run(t.Context(), fetcher.EngineConfig{}); err != nil || len(x.source.asked()) != 1 {
-			t.Errorf("trickle: %v, %d requests", err, len(x.source.asked()))
-		}
-	})
 	synctest.Test(t, func(t *testing.T) {
 		x := newFetch(t, map[string][]byte{"f": filled(20, 'f')})
 		e, err := fetcher.NewEngine(fetcher.EngineConfig{})
