@@ -463,7 +463,7 @@ func (*AcquireResponse_Refused) isAcquireResponse_Result() {}
 // Ready: the View is complete and pinned for the volume.
 type Ready struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The View's directory, relative to the cache directory.
+	// The View's directory, relative to the cache directory: always views/<id>/root.
 	View string `protobuf:"bytes,1,opt,name=view,proto3" json:"view,omitempty"`
 	// An empty directory in the same file system, relative to the cache
 	// directory: the overlay's second lower layer.

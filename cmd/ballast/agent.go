@@ -28,7 +28,6 @@ const (
 	defaultCacheDir    = "/var/lib/ballast"
 	defaultAgentSocket = "/run/ballast/agent.sock"
 	defaultCSIHTTP     = "/run/ballast-csi/http.sock"
-	defaultEndpoint    = "https://huggingface.co"
 )
 
 type agentFlags struct {
@@ -74,19 +73,54 @@ func agentCommand() *cobra.Command {
 	return cmd
 }
 
+// defaultCore is what coreFlags are when nothing is said.
+func defaultCore() coreFlags {
+	return coreFlags{
+		endpoint:    env("HF_ENDPOINT", hub.DefaultEndpoint),
+		connections: 8,
+		publicFor:   24 * time.Hour,
+		proofFor:    10 * time.Minute,
+		refMaxAge:   time.Minute,
+	}
+}
+
 func (f *coreFlags) register(cmd *cobra.Command) {
-	flags := cmd.Flags()
-	flags.StringVar(&f.endpoint, "hub-endpoint", env("HF_ENDPOINT", defaultEndpoint), "URL of the Hub; the default is $HF_ENDPOINT")
-	flags.IntVar(&f.connections, "connections", 8, "connections that fetch at the same time for one snapshot")
-	flags.DurationVar(&f.publicFor, "public-for", 24*time.Hour, "how long a proof that a repository is public holds")
-	flags.DurationVar(&f.proofFor, "proof-for", 10*time.Minute, "how long a proof that a token may read a repository holds")
-	flags.DurationVar(&f.proofGrace, "proof-grace", 0, "added to --proof-for while the Hub cannot be reached")
-	flags.DurationVar(&f.refMaxAge, "ref-max-age", time.Minute, "how long a resolved branch or tag is not asked again")
+	flags, d := cmd.Flags(), defaultCore()
+	flags.StringVar(&f.endpoint, "hub-endpoint", d.endpoint, "URL of the Hub; the default is $HF_ENDPOINT")
+	flags.IntVar(&f.connections, "connections", d.connections, "connections that fetch at the same time for one snapshot")
+	flags.DurationVar(&f.publicFor, "public-for", d.publicFor, "how long a proof that a repository is public holds")
+	flags.DurationVar(&f.proofFor, "proof-for", d.proofFor, "how long a proof that a token may read a repository holds")
+	flags.DurationVar(&f.proofGrace, "proof-grace", d.proofGrace, "added to --proof-for while the Hub cannot be reached")
+	flags.DurationVar(&f.refMaxAge, "ref-max-age", d.refMaxAge, "how long a resolved branch or tag is not asked again")
+}
+
+// check refuses durations that would mean something else than they say.
+func (f coreFlags) check() error {
+	for _, d := range []struct {
+		flag         string
+		value, least time.Duration
+	}{
+		{"public-for", f.publicFor, time.Second},
+		{"proof-for", f.proofFor, time.Second},
+		{"ref-max-age", f.refMaxAge, time.Second},
+		{"proof-grace", f.proofGrace, 0},
+	} {
+		if d.value < d.least {
+			return usageError{fmt.Errorf("--%s: %s: must be at least %s", d.flag, d.value, d.least)}
+		}
+	}
+	if f.connections < 1 {
+		return usageError{fmt.Errorf("--connections: %d: must be at least 1", f.connections)}
+	}
+	return nil
 }
 
 // newAgent builds the core on an open store; pods may be nil.
 func (f coreFlags) newAgent(s *store.Store, pods agent.Pods, reg prometheus.Registerer, log *zap.Logger) (*agent.Agent, error) {
-	client, err := hub.New(hub.Config{Endpoint: f.endpoint, UserAgent: "ballast/" + version, Log: log.Named("hub")})
+	if err := f.check(); err != nil {
+		return nil, err
+	}
+	client, err := hub.New(hub.Config{Endpoint: f.endpoint, UserAgent: "ballast/" + version, Connections: f.connections, Log: log.Named("hub")})
 	if err != nil {
 		return nil, usageError{fmt.Errorf("--hub-endpoint: %w", err)}
 	}

@@ -65,7 +65,7 @@ func newDemoCommand(size modelSize) *cobra.Command {
 	flags.StringVar(&f.dir, "dir", "", "directory to work in, and to keep; absent or empty (default: a temporary one)")
 	flags.StringVar(&f.repo, "repo", "", "repository of the Hub to use: org/name, or datasets/org/name")
 	flags.StringVar(&f.revision, "revision", "main", "branch, tag or commit of --repo")
-	flags.StringVar(&f.endpoint, "hub-endpoint", env("HF_ENDPOINT", defaultEndpoint), "URL of the Hub for --repo; the default is $HF_ENDPOINT")
+	flags.StringVar(&f.endpoint, "hub-endpoint", defaultCore().endpoint, "URL of the Hub for --repo; the default is $HF_ENDPOINT")
 	flags.StringVar(&f.inside, "inside", "", "")
 	_ = flags.MarkHidden("inside") // an error only if there is no such flag
 	return cmd

@@ -389,6 +389,8 @@ func TestBadFlagsSayWhatToDo(t *testing.T) {
 		{[]string{"agent", "--log-level", "loud"}, exitUsage, "--log-level"},
 		{[]string{"agent", "--cache-dir", dir, "--hub-endpoint", "ftp://x"}, exitUsage, "--hub-endpoint"},
 		{[]string{"agent", "--cache-dir", dir, "--kube"}, exitUsage, "--kube"},
+		{[]string{"agent", "--cache-dir", dir, "--public-for", "0"}, exitUsage, "--public-for"},
+		{[]string{"agent", "--cache-dir", dir, "--proof-grace", "-1s"}, exitUsage, "--proof-grace"},
 		{[]string{"agent", "--cache-dir", dir, "--socket", filepath.Join(dir, "none/x.sock")}, exitFailed, "--socket"},
 		{[]string{"csi", "--cache-dir", dir}, exitUsage, "name"},
 		{[]string{"csi", "--cache-dir", "relative", "--node-id", "n"}, exitUsage, "absolute"},
