@@ -23,8 +23,9 @@ var (
 	ErrBadToken = errors.New("token is not valid")
 	// ErrForbidden: the token is valid and lacks the permission.
 	ErrForbidden = errors.New("token lacks permission")
-	// ErrMalformed: an answer makes no sense (a path that leaves the
-	// repository, a digest that is none).
+	// ErrMalformed: an Authority's answer contradicts itself or what was asked,
+	// or lists what no repository can hold (a path that leaves it, a digest that
+	// is none). An answer in another form than an Authority's is Unreachable.
 	ErrMalformed = errors.New("malformed answer")
 )
 
@@ -48,7 +49,8 @@ func (e *RateLimitedError) Error() string {
 func (e *RateLimitedError) Unwrap() error { return e.Err }
 
 // UnreachableError says that the far end gave no answer that means anything: no
-// connection, a broken one, a stall, or a 5xx. It is transient.
+// connection, a broken one, a stall, a 5xx, or an answer that is not the far end's
+// (a proxy's page, other bytes than were asked for). It is transient.
 type UnreachableError struct{ Err error }
 
 func (e *UnreachableError) Error() string { return e.Err.Error() }

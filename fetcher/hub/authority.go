@@ -2,7 +2,9 @@ package hub
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"mime"
 	"net/http"
 	"strings"
 
@@ -13,23 +15,55 @@ import (
 func (c *Client) Resolve(ctx context.Context, repo fetcher.Repo, ref fetcher.Ref, cred fetcher.Secret) (fetcher.Commit, error) {
 	q := request{
 		what: fmt.Sprintf("resolve %s at %s", repo, ref),
-		url:  c.apiURL(repo, "revision", ref.String()), cred: cred,
+		url:  c.apiURL(repo, "revision", ref.String()), cred: cred, absent: noRevision,
 	}
-	var info struct {
-		SHA string `json:"sha"`
+	var commit fetcher.Commit
+	read := func(d *document) (err error) {
+		commit, err = readSHA(d)
+		return err
 	}
 	budget := c.maxAnswer
-	if _, err := c.askJSON(ctx, q, &budget, &info); err != nil {
+	if _, err := c.askJSON(ctx, q, &budget, read); err != nil {
 		return fetcher.Commit{}, err
 	}
-	commit, err := fetcher.ParseCommit(info.SHA)
-	if pinned, ok := ref.Commit(); err == nil && ok && pinned != commit {
-		err = fmt.Errorf("the answer is for commit %s", commit)
-	}
-	if err != nil {
-		return fetcher.Commit{}, malformed(q, err)
+	if pinned, ok := ref.Commit(); ok && pinned != commit {
+		return fetcher.Commit{}, malformed(q, fmt.Errorf("the answer is for commit %s", commit))
 	}
 	return commit, nil
+}
+
+// readSHA finds "sha" in a repository's info and leaves the rest, which lists every
+// file, unread.
+func readSHA(d *document) (fetcher.Commit, error) {
+	if err := d.open('{'); err != nil {
+		return fetcher.Commit{}, err
+	}
+	for d.more() {
+		key, err := d.token()
+		if err != nil {
+			return fetcher.Commit{}, err
+		}
+		if key != "sha" {
+			if err := d.skip(); err != nil {
+				return fetcher.Commit{}, err
+			}
+			continue
+		}
+		sha, err := d.token()
+		if err != nil {
+			return fetcher.Commit{}, err
+		}
+		text, _ := sha.(string)
+		commit, err := fetcher.ParseCommit(text)
+		if err != nil {
+			return fetcher.Commit{}, notHubs("sha: %w", err)
+		}
+		return commit, nil
+	}
+	if _, err := d.token(); err != nil { // the end
+		return fetcher.Commit{}, err
+	}
+	return fetcher.Commit{}, notHubs("it has no sha")
 }
 
 // Prove asks HEAD /{repo}/resolve/{ref}/{path}, which gated repositories refuse to
@@ -43,7 +77,7 @@ func (c *Client) Prove(ctx context.Context, repo fetcher.Repo, ref fetcher.Ref, 
 	}
 	q := request{
 		what:   fmt.Sprintf("prove access to %s of %s at %s", path, repo, ref),
-		method: http.MethodHead, url: c.resolveURL(repo, ref, path), cred: cred,
+		method: http.MethodHead, url: c.resolveURL(repo, ref, path), cred: cred, absent: noFile,
 	}
 	a, err := c.send(asking, q)
 	if err != nil {
@@ -53,9 +87,9 @@ func (c *Client) Prove(ctx context.Context, repo fetcher.Repo, ref fetcher.Ref, 
 	proof, told := readProof(a)
 	switch {
 	case a.StatusCode != http.StatusOK && !isRedirect(a.StatusCode):
-		return fetcher.Proof{}, c.statusError(q, a)
+		return fetcher.Proof{}, c.statusError(asking, q, a)
 	case !told: // a login page, a captive portal
-		return fetcher.Proof{}, malformed(q, fmt.Errorf("%s without a commit or an ETag", statusText(a.StatusCode)))
+		return fetcher.Proof{}, unusable(q, fmt.Errorf("%s without the commit that the Hub would tell", statusText(a.StatusCode)))
 	}
 	if pinned, ok := ref.Commit(); ok && !proof.Commit.IsZero() && proof.Commit != pinned {
 		return fetcher.Proof{}, malformed(q, fmt.Errorf("the answer is for commit %s", proof.Commit))
@@ -63,6 +97,8 @@ func (c *Client) Prove(ctx context.Context, repo fetcher.Repo, ref fetcher.Ref, 
 	return proof, nil
 }
 
+// authCheck takes no page for an answer, nor a 404 without a code for a verdict: a
+// Hub may not have this call.
 func (c *Client) authCheck(ctx context.Context, repo fetcher.Repo, cred fetcher.Secret) error {
 	q := request{
 		what:   fmt.Sprintf("prove access to %s", repo),
@@ -74,37 +110,38 @@ func (c *Client) authCheck(ctx context.Context, repo fetcher.Repo, cred fetcher.
 	}
 	defer discard(a.Body)
 	if a.StatusCode != http.StatusOK {
-		return c.statusError(q, a)
+		return c.statusError(ctx, q, a)
+	}
+	if kind, _, _ := mime.ParseMediaType(a.Header.Get("Content-Type")); kind == "text/html" {
+		return unusable(q, errors.New("a page came instead of an answer"))
 	}
 	return nil
 }
 
 // readProof reads what the headers tell; told is false if they are not those that
-// the Hub sends with a file. The ETag of a redirect is not the file's.
+// the Hub sends with a file. The Digest is told only by a header that can be nothing
+// else: X-Linked-Etag with a sha256, which is of the content of an LFS file; or the
+// ETag of an answer that is the file itself, a file kept in git, whose 40 digits are
+// then its git object name. The ETag of a redirect is not the file's, and what an
+// ETag without X-Linked-Etag says of an LFS file is up to who serves it.
 func readProof(a *answer) (proof fetcher.Proof, told bool) {
+	linked := opaque(a.header("X-Linked-Etag"))
+	if d, err := fetcher.NewDigest(fetcher.SHA256, linked); err == nil {
+		proof.Digest = d
+	}
 	commit, err := fetcher.ParseCommit(a.header("X-Repo-Commit"))
-	if err == nil {
-		proof.Commit = commit
+	if err != nil {
+		return proof, !proof.Digest.IsZero()
 	}
-	etag := a.header("X-Linked-Etag")
-	if etag == "" && a.StatusCode == http.StatusOK {
-		etag = a.Header.Get("ETag")
+	proof.Commit = commit
+	inGit := linked == "" && a.header("X-Linked-Size") == "" && a.header("X-Xet-Hash") == ""
+	if a.StatusCode == http.StatusOK && a.home && inGit {
+		if d, err := fetcher.NewDigest(fetcher.GitBlobSHA1, opaque(a.Header.Get("ETag"))); err == nil {
+			proof.Digest = d
+		}
 	}
-	proof.Digest = etagDigest(etag)
-	return proof, err == nil || !proof.Digest.IsZero()
+	return proof, true
 }
 
-// etagDigest reads an ETag as huggingface_hub does: W/ and quotes dropped, 64 hex
-// digits are a sha256 and 40 a git object name. Anything else is zero.
-func etagDigest(etag string) fetcher.Digest {
-	hex := strings.Trim(strings.TrimPrefix(etag, "W/"), `"`)
-	alg := fetcher.GitBlobSHA1
-	if len(hex) == 64 {
-		alg = fetcher.SHA256
-	}
-	d, err := fetcher.NewDigest(alg, hex)
-	if err != nil {
-		return fetcher.Digest{}
-	}
-	return d
-}
+// opaque returns an ETag's text as huggingface_hub reads it: W/ and quotes dropped.
+func opaque(etag string) string { return strings.Trim(strings.TrimPrefix(etag, "W/"), `"`) }

@@ -80,12 +80,12 @@ func TestManifestSkipsOddEntriesAndRefusesBadFiles(t *testing.T) {
 	sha256 := strings.Repeat("ab", 32)
 	for _, c := range []struct {
 		body  string
-		files int // -1: refused
+		files int // -1: refused; -2: not the Hub's answer
 	}{
 		{`[]`, 0},
 		{`[` + good + `]`, 1},
 		{`[{"oid":"","path":"","type":""},` + good + `]`, 1}, // matrixhub-ai/hfd for a sub-directory
-		{`[null,{},7,"x",[],{"type":null},{"type":3},{"type":"directory","path":"../d"},{"type":"submodule"},` + good + `]`, 1},
+		{`[{},{"type":null},{"type":3},{"type":"directory","path":"../d"},{"type":"submodule"},` + good + `]`, 1},
 		{`[{"type":"file","oid":"` + oid + `","size":9,"path":"l","lfs":{"oid":"` + sha256 + `","size":9,"pointerSize":130}}]`, 1},
 		{`[{"type":"file","oid":"` + oid + `","size":9,"path":"l","lfs":null,"unknown":{}}]`, 1},
 		{`[{"type":"file","oid":"` + oid + `","size":9,"path":"l","lfs":{"oid":"` + sha256 + `","size":8}}]`, -1},
@@ -98,16 +98,27 @@ func TestManifestSkipsOddEntriesAndRefusesBadFiles(t *testing.T) {
 		{`[{"type":"file","oid":"` + oid + `","size":3,"path":""}]`, -1},
 		{`[{"type":"file","oid":"` + oid + `","size":3,"path":"a/b"},` + good + `]`, -1},
 		{`[` + good + `,` + good + `]`, -1},
-		{`null`, -1},
-		{`{"error":"x"}`, -1},
-		{`<html>please log in</html>`, -1},
+		{`[null,` + good + `]`, -1},
+		{`[7,` + good + `]`, -1},
+		{`[` + good + `,"x"]`, -1},
+		{`[[]]`, -1},
+		{`null`, -2},
+		{`{"error":"x"}`, -2},
+		{`<html>please log in</html>`, -2},
+		{``, -2},
+		{`[`, -2},
+		{`[` + good, -2},
+		{`[` + good + `,`, -2},
+		{`[` + good + good + `]`, -2},
 	} {
 		h := hubtest.New(t)
 		rev := serve(t, h, "org/name")
 		h.Intercept(answer(200, c.body))
 		m, err := newClient(t, h.URL()).Manifest(t.Context(), rev, fetcher.Secret{})
 		switch {
-		case c.files < 0 && (!errors.Is(err, fetcher.ErrMalformed) || fetcher.Transient(err) || !strings.Contains(err.Error(), "org/name")):
+		case c.files == -2 && (!fetcher.Unreachable(err) || errors.Is(err, fetcher.ErrMalformed) || !strings.Contains(err.Error(), "org/name")):
+			t.Errorf("%s: %v, %+v", c.body, err, m)
+		case c.files == -1 && (!errors.Is(err, fetcher.ErrMalformed) || fetcher.Transient(err) || !strings.Contains(err.Error(), "org/name")):
 			t.Errorf("%s: %v, %+v", c.body, err, m)
 		case c.files >= 0 && (err != nil || len(m.Files) != c.files):
 			t.Errorf("%s: %v, %+v", c.body, err, m)
@@ -115,10 +126,16 @@ func TestManifestSkipsOddEntriesAndRefusesBadFiles(t *testing.T) {
 	}
 }
 
+// atLocalhost makes s another host than 127.0.0.1, where the Hub is.
+func atLocalhost(s *httptest.Server) *httptest.Server {
+	s.URL = strings.Replace(s.URL, "127.0.0.1", "localhost", 1)
+	return s
+}
+
 func TestManifestFollowsPagesOnlyWhereTheyMayBe(t *testing.T) {
-	strange := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+	strange := atLocalhost(httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		t.Errorf("another host was asked: %s, Authorization %q", r.URL, r.Header.Get("Authorization"))
-	}))
+	})))
 	defer strange.Close()
 	for name, c := range map[string]struct {
 		link string // %s is the Hub
@@ -130,6 +147,8 @@ func TestManifestFollowsPagesOnlyWhereTheyMayBe(t *testing.T) {
 		"the public Hub's, through a mirror":  {`<https://huggingface.co/api/models/org/name/tree/x?cursor=2>; rel="next"`, true},
 		"another host":                        {`<` + strange.URL + `/api?cursor=2>; rel="next"`, false},
 		"another scheme":                      {`<file:///etc/passwd>; rel="next"`, false},
+		"the same host by another scheme":     {`<ftp://127.0.0.1/api?cursor=2>; rel="next"`, false},
+		"the same host with a user":           {`<http://user:pass@127.0.0.1/api?cursor=2>; rel="next"`, false},
 		"the same page for ever":              {`<%s/api/models/org/name/tree/x?cursor=1>; rel="next"`, false},
 		"no URL":                              {"<http://[bad?cursor=2>; rel=\"next\"", false},
 		"a link that is not to the next page": {`<` + strange.URL + `>; rel="previous", <` + strange.URL + `>; title="rel=next"`, true},
@@ -221,16 +240,63 @@ func TestRelativeRedirectsOfTheHubAreFollowed(t *testing.T) {
 // A login page or a captive portal is no proof of anything.
 func TestAnswersThatAreNotTheHubsProveNothing(t *testing.T) {
 	for name, f := range map[string]func(http.ResponseWriter, *http.Request) bool{
-		"a page":                    answer(200, "<html>"),
-		"a redirect to a login":     answer(302, "", "Location", "https://login.example/"),
-		"a page with a foreign tag": answer(200, "<html>", "ETag", `"5f3c-abc"`),
-		"another commit":            answer(200, "", "X-Repo-Commit", strings.Repeat("1", 40)),
+		"a page":                        answer(200, "<html>", "Content-Type", "text/html"),
+		"a redirect to a login":         answer(302, "", "Location", "https://login.example/"),
+		"a redirect to a login at home": login,
+		"a redirect to nowhere":         answer(302, ""),
+		"a page with a foreign tag":     answer(200, "<html>", "ETag", `"5f3c-abc"`, "Content-Type", "text/html"),
+		"a page with a SHA-1 for a tag": answer(200, "<html>", "ETag", `"`+oid+`"`, "Content-Type", "text/html; charset=utf-8"),
 	} {
 		h := hubtest.New(t)
 		rev := serve(t, h, "org/name")
 		h.Intercept(f)
-		proof, err := newClient(t, h.URL()).Prove(t.Context(), rev.Repo, rev.Commit.Ref(), pathOf(t, "README.md"), fetcher.Secret{})
-		if !errors.Is(err, fetcher.ErrMalformed) {
+		for _, path := range []fetcher.Path{pathOf(t, "README.md"), {}} {
+			proof, err := newClient(t, h.URL()).Prove(t.Context(), rev.Repo, rev.Commit.Ref(), path, fetcher.Secret{})
+			if !fetcher.Unreachable(err) {
+				t.Errorf("%s: %q: %+v, %v", name, path, proof, err)
+			}
+		}
+	}
+	h := hubtest.New(t)
+	rev := serve(t, h, "org/name")
+	h.Intercept(answer(200, "", "X-Repo-Commit", strings.Repeat("1", 40)))
+	if proof, err := newClient(t, h.URL()).Prove(t.Context(), rev.Repo, rev.Commit.Ref(), pathOf(t, "README.md"), fetcher.Secret{}); !errors.Is(err, fetcher.ErrMalformed) {
+		t.Errorf("another commit: %+v, %v", proof, err)
+	}
+}
+
+// login redirects to a page of the same host.
+func login(w http.ResponseWriter, r *http.Request) bool {
+	if r.URL.Path == "/login" {
+		w.Header().Set("Content-Type", "text/html")
+		fmt.Fprint(w, "<html>")
+		return true
+	}
+	http.Redirect(w, r, "/login", http.StatusFound)
+	return true
+}
+
+// A Digest is told only by a header that can mean nothing else.
+func TestProofTellsADigestOnlyIfItIsOne(t *testing.T) {
+	sha256 := strings.Repeat("ab", 32)
+	for name, c := range map[string]struct {
+		headers []string
+		want    string
+	}{
+		"a file in git":                  {[]string{"ETag", `"` + oid + `"`}, "git-blob-sha1:" + oid},
+		"a weak tag":                     {[]string{"ETag", `W/"` + oid + `"`}, "git-blob-sha1:" + oid},
+		"an LFS file":                    {[]string{"ETag", `"x"`, "X-Linked-Etag", `"` + sha256 + `"`}, "sha256:" + sha256},
+		"an LFS file with a SHA-1 tag":   {[]string{"ETag", `"` + oid + `"`, "X-Linked-Size", "9"}, ""},
+		"a Xet file with a SHA-1 tag":    {[]string{"ETag", `"` + oid + `"`, "X-Xet-Hash", sha256}, ""},
+		"a linked SHA-1":                 {[]string{"X-Linked-Etag", `"` + oid + `"`}, ""},
+		"64 digits that may be anything": {[]string{"ETag", `"` + sha256 + `"`}, ""},
+		"an MD5":                         {[]string{"ETag", `"` + oid[:32] + `"`}, ""},
+	} {
+		h := hubtest.New(t)
+		rev := serve(t, h, "org/name")
+		h.Intercept(answer(200, "", append(c.headers, "X-Repo-Commit", rev.Commit.String())...))
+		proof, err := newClient(t, h.URL()).Prove(t.Context(), rev.Repo, refOf(t, "main"), pathOf(t, "x"), fetcher.Secret{})
+		if err != nil || proof.Commit != rev.Commit || proof.Digest.IsZero() != (c.want == "") || c.want != "" && proof.Digest.String() != c.want {
 			t.Errorf("%s: %+v, %v", name, proof, err)
 		}
 	}

@@ -21,6 +21,9 @@ import (
 // from one for a missing or private repository (huggingface_hub, utils/_http.py).
 const badCredentials = "Invalid credentials in Authorization header"
 
+// challenge begins the WWW-Authenticate of the Hub's own 401.
+const challenge = `Bearer realm="Authentication required"`
+
 // byCode maps X-Error-Code.
 var byCode = map[string]error{
 	"RepoNotFound":     fetcher.ErrNotFound,
@@ -29,20 +32,33 @@ var byCode = map[string]error{
 	"GatedRepo":        fetcher.ErrGated,
 }
 
-// byStatus maps a status that came without a code we know.
+// byStatus maps a status that came without a code we know. A 404 is not here: what
+// it is about depends on what was asked, see request.absent.
 var byStatus = map[int]error{
 	http.StatusUnauthorized:               fetcher.ErrNotFound,
 	http.StatusForbidden:                  fetcher.ErrForbidden,
-	http.StatusNotFound:                   fetcher.ErrNotFound,
 	http.StatusUnavailableForLegalReasons: fetcher.ErrForbidden,
 }
 
-// statusError turns an answer that is not the wanted one into a typed error.
-func (c *Client) statusError(q request, a *answer) error {
-	message := errorMessage(a.Response, q.cred)
+// What a 404 without a code may say. A Hub that sends no codes does not tell a
+// revision that is missing from a repository that is, so neither is a verdict on
+// access to the repository.
+var (
+	noRevision = fmt.Errorf("the repository or the %w", fetcher.ErrRevisionNotFound)
+	noFile     = fmt.Errorf("%w, or the %w", noRevision, fetcher.ErrEntryNotFound)
+)
+
+// statusError turns an answer that is not the wanted one into a typed error. Only
+// what the Hub itself says is a verdict: proxies, portals and default backends
+// answer with the same statuses, and then we have not reached the Hub.
+func (c *Client) statusError(ctx context.Context, q request, a *answer) error {
+	said := verdictOf(a.Response, q.cred)
+	if a.home && !said.hubs && q.method == http.MethodHead && isJSON(a.Header) {
+		said = c.spellOut(ctx, q, a)
+	}
 	detail := statusText(a.StatusCode)
-	if message != "" {
-		detail += ": " + message
+	if said.message != "" {
+		detail += ": " + said.message
 	}
 	if id := clean(a.Header.Get("X-Request-Id"), q.cred); id != "" {
 		detail += " (request " + id + ")"
@@ -51,32 +67,77 @@ func (c *Client) statusError(q request, a *answer) error {
 	switch {
 	case status == http.StatusTooManyRequests:
 		return &fetcher.RateLimitedError{RetryAfter: retryAfter(a.Header), Err: fmt.Errorf("%s: %s", q.what, detail)}
-	case status >= 500 || status == http.StatusRequestTimeout:
-		return &fetcher.UnreachableError{Err: fmt.Errorf("%s: %s", q.what, detail)}
 	case isRedirect(status):
 		where := "nowhere"
 		if next, err := redirectTarget(a.url, a.Header.Get("Location")); err == nil {
 			where = next.Scheme + "://" + next.Host
 		}
-		return fmt.Errorf("%s: %w: a redirect to %s", q.what, fetcher.ErrMalformed, where)
+		return unusable(q, fmt.Errorf("a redirect to %s", where))
 	case !a.home:
-		return fmt.Errorf("%s: %w: %s from %s", q.what, fetcher.ErrMalformed, statusText(a.StatusCode), a.url.Host)
+		return unusable(q, fmt.Errorf("%s from %s", statusText(status), a.url.Host))
+	case status < 400 || status >= 500 || status == http.StatusRequestTimeout:
+		return &fetcher.UnreachableError{Err: fmt.Errorf("%s: %s", q.what, detail)}
+	case !said.hubs:
+		return &fetcher.UnreachableError{Err: fmt.Errorf("%s: %s, which is not how the Hub answers", q.what, detail)}
 	}
-	kind := byCode[a.Header.Get("X-Error-Code")]
+	kind := byCode[said.code]
 	switch {
 	case kind != nil:
-	case status == http.StatusUnauthorized && message == badCredentials:
+	case status == http.StatusUnauthorized && said.message == badCredentials:
 		kind = fetcher.ErrBadToken
 	case status == http.StatusNotFound && a.header("X-Repo-Commit") != "":
 		kind = fetcher.ErrEntryNotFound
+	case status == http.StatusNotFound:
+		kind = q.absent
 	default:
 		kind = byStatus[status]
 	}
 	if kind == nil {
-		kind = fetcher.ErrMalformed
+		return &fetcher.UnreachableError{Err: fmt.Errorf("%s: %s", q.what, detail)}
 	}
 	return fmt.Errorf("%s: %w: %s", q.what, kind, detail)
 }
+
+// verdict is what an answer says about itself.
+type verdict struct {
+	code, message string
+	hubs          bool // it has the form of the Hub's errors
+}
+
+// verdictOf reads an answer's X-Error headers, or "error" of a JSON body (which is
+// all that some servers of the Hub's API send, matrixhub-ai/hfd for one).
+func verdictOf(res *http.Response, cred fetcher.Secret) verdict {
+	v := verdict{code: res.Header.Get("X-Error-Code"), message: res.Header.Get("X-Error-Message")}
+	if v.message == "" && isJSON(res.Header) {
+		var body struct {
+			Error string `json:"error"`
+		}
+		text, _ := io.ReadAll(io.LimitReader(res.Body, 4<<10))
+		_ = json.Unmarshal(text, &body) // no message, then
+		v.message = body.Error
+	}
+	v.message = clean(v.message, cred)
+	v.hubs = v.code != "" || v.message != "" || res.Header.Get("X-Repo-Commit") != "" ||
+		strings.HasPrefix(res.Header.Get("WWW-Authenticate"), challenge)
+	return v
+}
+
+// spellOut asks again for what a HEAD was refused without the Hub's headers: the
+// answer to a GET has a body to tell by.
+func (c *Client) spellOut(ctx context.Context, q request, a *answer) verdict {
+	q.method, q.url, q.span = http.MethodGet, a.url, "bytes=0-0"
+	again, err := c.send(ctx, q)
+	if err != nil {
+		return verdict{}
+	}
+	defer again.Body.Close()
+	if again.StatusCode != a.StatusCode || !again.home {
+		return verdict{}
+	}
+	return verdictOf(again.Response, q.cred)
+}
+
+func isJSON(h http.Header) bool { return strings.HasPrefix(h.Get("Content-Type"), "application/json") }
 
 // statusText is the status in our words, not the server's.
 func statusText(status int) string {
@@ -88,19 +149,9 @@ func malformed(q request, err error) error {
 	return fmt.Errorf("%s: %w: %s", q.what, fetcher.ErrMalformed, clean(err.Error(), q.cred))
 }
 
-// errorMessage returns X-Error-Message, or "error" of a JSON body.
-func errorMessage(res *http.Response, cred fetcher.Secret) string {
-	if m := res.Header.Get("X-Error-Message"); m != "" {
-		return clean(m, cred)
-	}
-	var body struct {
-		Error string `json:"error"`
-	}
-	if strings.HasPrefix(res.Header.Get("Content-Type"), "application/json") {
-		text, _ := io.ReadAll(io.LimitReader(res.Body, 4<<10))
-		_ = json.Unmarshal(text, &body) // no message, then
-	}
-	return clean(body.Error, cred)
+// unusable says that what answered was not the Hub, or not with what was asked for.
+func unusable(q request, err error) error {
+	return &fetcher.UnreachableError{Err: fmt.Errorf("%s: %s", q.what, clean(err.Error(), q.cred))}
 }
 
 // clean makes a stranger's text fit for an error: one short line, without the

@@ -20,35 +20,100 @@ func TestErrorsSayWhatAPersonMustMend(t *testing.T) {
 		headers []string
 		want    error
 	}{
-		{401, nil, fetcher.ErrNotFound},
+		{401, []string{"WWW-Authenticate", `Bearer realm="Authentication required", charset="UTF-8"`}, fetcher.ErrNotFound},
 		{401, []string{message, "Invalid username or password."}, fetcher.ErrNotFound},
 		{401, []string{message, "Invalid credentials in Authorization header"}, fetcher.ErrBadToken},
 		{401, []string{code, "GatedRepo"}, fetcher.ErrGated},
 		{401, []string{code, "RepoNotFound"}, fetcher.ErrNotFound},
 		{403, []string{code, "GatedRepo"}, fetcher.ErrGated},
-		{403, nil, fetcher.ErrForbidden},
+		{403, []string{code, "Unknown"}, fetcher.ErrForbidden},
 		{403, []string{message, "Access to this resource is disabled."}, fetcher.ErrForbidden},
 		{404, []string{code, "RepoNotFound"}, fetcher.ErrNotFound},
 		{404, []string{code, "RevisionNotFound"}, fetcher.ErrRevisionNotFound},
 		{404, []string{code, "EntryNotFound"}, fetcher.ErrEntryNotFound},
-		{404, nil, fetcher.ErrNotFound},
 		{404, []string{"X-Repo-Commit", oid}, fetcher.ErrEntryNotFound},
-		{451, nil, fetcher.ErrForbidden},
-		{400, nil, fetcher.ErrMalformed},
-		{416, nil, fetcher.ErrMalformed},
-		{304, nil, fetcher.ErrMalformed},
-		{204, nil, fetcher.ErrMalformed},
+		{451, []string{message, "Unavailable For Legal Reasons"}, fetcher.ErrForbidden},
 	} {
 		for name, err := range askAll(t, answer(c.status, "", c.headers...)) {
 			if !errors.Is(err, c.want) || fetcher.Transient(err) {
 				t.Errorf("%s, %d %v: %v", name, c.status, c.headers, err)
 			}
-			if c.headers != nil && c.headers[0] == message && !strings.Contains(err.Error(), c.headers[1]) {
+			if c.headers[0] == message && !strings.Contains(err.Error(), c.headers[1]) {
 				t.Errorf("%s does not repeat %q: %v", name, c.headers[1], err)
 			}
 			if !strings.Contains(err.Error(), "org/name") || !strings.Contains(err.Error(), "(request Root=1-") {
 				t.Errorf("%s does not say what was asked: %v", name, err)
 			}
+		}
+	}
+}
+
+// An ingress, a login, a captive portal: we have not reached the Hub, and whoever
+// was let through before still is.
+func TestAnswersOfOthersThanTheHubAreUnreachable(t *testing.T) {
+	for _, c := range []struct {
+		status  int
+		body    string
+		headers []string
+	}{
+		{404, "default backend - 404", []string{"Content-Type", "text/plain; charset=utf-8"}},
+		{404, "404 page not found", nil},
+		{404, `{"message":"no Route matched with those values"}`, []string{"Content-Type", "application/json"}},
+		{404, `{"error":null}`, []string{"Content-Type", "application/json"}},
+		{404, `{"error":`, []string{"Content-Type", "application/json"}},
+		{401, "<html>Sign in", []string{"Content-Type", "text/html"}},
+		{401, "", []string{"WWW-Authenticate", `Basic realm="proxy"`}},
+		{401, "", []string{"WWW-Authenticate", "Negotiate"}},
+		{403, "<html>Forbidden", []string{"Content-Type", "text/html"}},
+		{403, "RBAC: access denied", nil},
+		{451, "<html>Blocked", []string{"Content-Type", "text/html"}},
+		{400, "<html>", nil},
+		{416, "", nil},
+		{304, "", nil},
+		{204, "", nil},
+		{302, "", []string{"Location", "https://login.example/"}},
+		{502, "", []string{"X-Error-Code", "GatedRepo"}},
+	} {
+		for name, err := range askAll(t, answer(c.status, c.body, c.headers...)) {
+			if !fetcher.Unreachable(err) || fetcher.Denied(err) || errors.Is(err, fetcher.ErrRevisionNotFound) || !strings.Contains(err.Error(), "org/name") {
+				t.Errorf("%s, %d %q %v: %v", name, c.status, c.body, c.headers, err)
+			}
+		}
+	}
+}
+
+// Such Hubs (matrixhub-ai/hfd is one) say "error" in a body and nothing in headers,
+// so a HEAD shows nothing; and 404 for a missing repository, revision or file alike.
+func TestHubsWithoutErrorCodesAreUnderstoodByTheirBodies(t *testing.T) {
+	says := func(status int) func(w http.ResponseWriter, r *http.Request) bool {
+		return answer(status, `{"error":"so it is"}`, "Content-Type", "application/json; charset=utf-8")
+	}
+	for status, want := range map[int]error{401: fetcher.ErrNotFound, 403: fetcher.ErrForbidden} {
+		for name, err := range askAll(t, says(status)) {
+			if !errors.Is(err, want) || !strings.Contains(err.Error(), "so it is") {
+				t.Errorf("%s, %d: %v", name, status, err)
+			}
+		}
+	}
+	for name, err := range askAll(t, says(404)) {
+		revision, file := errors.Is(err, fetcher.ErrRevisionNotFound), errors.Is(err, fetcher.ErrEntryNotFound)
+		switch name {
+		case "auth-check":
+			if !fetcher.Unreachable(err) {
+				t.Errorf("%s: %v", name, err)
+			}
+			continue
+		case "resolve", "manifest":
+			if !revision || file {
+				t.Errorf("%s: %v", name, err)
+			}
+		default:
+			if !revision || !file {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+		if fetcher.Denied(err) || fetcher.Transient(err) || !strings.Contains(err.Error(), "the repository or the revision does not exist") {
+			t.Errorf("%s: %v", name, err)
 		}
 	}
 }

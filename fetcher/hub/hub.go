@@ -8,6 +8,8 @@
 //   - A token goes to the endpoint's own origin (scheme, host and port) and
 //     nowhere else: a redirect to another one drops it for good.
 //   - Neither a token nor a signed URL is in any error or log line.
+//   - Only the Hub's own words are a verdict on a repository. A proxy's page, a
+//     default backend's 404 or a login's redirect is fetcher.UnreachableError.
 //   - No answer grows without bound: JSON, pages and redirects are limited.
 //     Bodies of content have no time limit here; the engine's stall watchdog
 //     ends them.
@@ -71,7 +73,9 @@ type Client struct {
 	userAgent string
 	transport http.RoundTripper
 	log       *zap.Logger
-	maxAnswer int64 // bytes of JSON in one answer, or in all pages of a listing
+	// Limits on one answer, or on all pages of a listing.
+	maxAnswer  int64 // bytes of JSON
+	maxEntries int
 }
 
 var (
@@ -94,7 +98,7 @@ func New(cfg Config) (*Client, error) {
 	if cfg.Connections == 0 {
 		cfg.Connections = 8
 	}
-	c := &Client{endpoint: endpoint, userAgent: cfg.UserAgent, transport: cfg.Transport, log: cfg.Log, maxAnswer: maxAnswer}
+	c := &Client{endpoint: endpoint, userAgent: cfg.UserAgent, transport: cfg.Transport, log: cfg.Log, maxAnswer: maxAnswer, maxEntries: fetcher.MaxFiles}
 	if c.userAgent == "" {
 		c.userAgent = "ballast"
 	}

@@ -47,7 +47,7 @@ func (o *object) ReadRange(ctx context.Context, off, n int64) (io.ReadCloser, er
 	}
 	q := request{
 		what:   fmt.Sprintf("read bytes %d-%d of %s of %s", off, off+n-1, o.file.Path, o.rev),
-		method: http.MethodGet, cred: o.cred, away: true,
+		method: http.MethodGet, cred: o.cred, away: true, absent: noFile,
 	}
 	whole := n == o.file.Size
 	if !whole {
@@ -99,7 +99,7 @@ func (o *object) locate(ctx context.Context, expired *url.URL) (*url.URL, error)
 	}
 	asking, cancel := context.WithTimeoutCause(ctx, askTimeout, &fetcher.UnreachableError{Err: fmt.Errorf("no answer in %s", askTimeout)})
 	defer cancel()
-	q := request{what: what, method: http.MethodHead, url: o.source, cred: o.cred}
+	q := request{what: what, method: http.MethodHead, url: o.source, cred: o.cred, absent: noFile}
 	a, err := o.client.send(asking, q)
 	if err != nil {
 		return nil, err
@@ -111,23 +111,24 @@ func (o *object) locate(ctx context.Context, expired *url.URL) (*url.URL, error)
 	case isRedirect(a.StatusCode):
 		next, err := redirectTarget(a.url, a.Header.Get("Location"))
 		if err != nil {
-			return nil, malformed(q, err)
+			return nil, unusable(q, err)
 		}
 		o.place = next
 	default:
-		return nil, o.client.statusError(q, a)
+		return nil, o.client.statusError(asking, q, a)
 	}
 	return o.place, nil
 }
 
-// reader checks that an answer is the one asked for.
+// reader checks that an answer is the one asked for. Bytes of another shape are some
+// server's or proxy's mistake, which another try may not meet, not the repository's.
 func (o *object) reader(ctx context.Context, q request, a *answer, off, n int64) (io.ReadCloser, error) {
 	q.what += " from " + a.url.Host
 	wrong := ""
 	switch {
 	case a.StatusCode != http.StatusOK && a.StatusCode != http.StatusPartialContent:
 		defer a.Body.Close()
-		return nil, o.client.statusError(q, a)
+		return nil, o.client.statusError(ctx, q, a)
 	case a.StatusCode == http.StatusOK && q.span != "":
 		wrong = "the whole file came instead of a range"
 	case a.StatusCode == http.StatusPartialContent && q.span == "":
@@ -141,7 +142,7 @@ func (o *object) reader(ctx context.Context, q request, a *answer, off, n int64)
 	}
 	if wrong != "" {
 		a.Body.Close()
-		return nil, malformed(q, errors.New(wrong))
+		return nil, unusable(q, errors.New(wrong))
 	}
 	return &reader{ctx: ctx, query: q, body: a.Body, left: n, open: a.ContentLength < 0}, nil
 }
@@ -191,7 +192,7 @@ func (r *reader) atEnd(err error) error {
 	n, err := io.ReadFull(r.body, more[:])
 	switch {
 	case n > 0:
-		return malformed(r.query, errors.New("it is longer than the manifest says"))
+		return unusable(r.query, errors.New("it is longer than the manifest says"))
 	case err == io.EOF:
 		return nil
 	}

@@ -2,7 +2,6 @@ package hub
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -20,6 +19,7 @@ type request struct {
 	cred   fetcher.Secret
 	span   string // the Range header, or ""
 	away   bool   // follow redirects to other origins too, without the token
+	absent error  // what the Hub's 404 without a code says; nil: nothing
 }
 
 // answer is a response and where it came from. The caller closes its body.
@@ -74,7 +74,7 @@ func (c *Client) send(ctx context.Context, q request) (*answer, error) {
 		}
 		if err != nil {
 			res.Body.Close()
-			return nil, malformed(q, err)
+			return nil, unusable(q, err)
 		}
 		home := a.home && c.home(next)
 		if !home && !q.away {
@@ -140,61 +140,4 @@ func redirectTarget(from *url.URL, location string) (*url.URL, error) {
 func discard(body io.ReadCloser) {
 	io.CopyN(io.Discard, body, 64<<10)
 	body.Close()
-}
-
-// askJSON sends a GET to the API, which must answer 200 at the endpoint's own
-// origin, and decodes it into v. It takes the body's length from *budget.
-func (c *Client) askJSON(ctx context.Context, q request, budget *int64, v any) (*answer, error) {
-	asking, cancel := context.WithTimeoutCause(ctx, askTimeout, &fetcher.UnreachableError{Err: fmt.Errorf("no whole answer in %s", askTimeout)})
-	defer cancel()
-	q.method = http.MethodGet
-	a, err := c.send(asking, q)
-	if err != nil {
-		return nil, err
-	}
-	defer a.Body.Close()
-	if a.StatusCode != http.StatusOK {
-		return nil, c.statusError(q, a)
-	}
-	body := &bounded{r: a.Body, left: budget}
-	if err := json.NewDecoder(body).Decode(v); err != nil {
-		return nil, answerError(asking, q, body.err, err)
-	}
-	return a, nil
-}
-
-var errTooLong = errors.New("it is longer than any that makes sense")
-
-// bounded reads until *left bytes are used up, and keeps the error that ended it.
-type bounded struct {
-	r    io.Reader
-	left *int64
-	err  error
-}
-
-func (b *bounded) Read(p []byte) (int, error) {
-	if *b.left <= 0 {
-		b.err = errTooLong
-		return 0, b.err
-	}
-	n, err := b.r.Read(p[:min(int64(len(p)), *b.left)])
-	*b.left -= int64(n)
-	if err != nil && err != io.EOF {
-		b.err = err
-	}
-	return n, err
-}
-
-// answerError says why a JSON answer could not be read: reading is what ended the
-// body, decoding what the decoder made of it.
-func answerError(ctx context.Context, q request, reading, decoding error) error {
-	switch {
-	case errors.Is(reading, errTooLong):
-		return malformed(q, reading)
-	case reading != nil:
-		return networkError(ctx, q, reading)
-	case errors.Is(decoding, io.ErrUnexpectedEOF):
-		return &fetcher.UnreachableError{Err: fmt.Errorf("%s: the answer ends early", q.what)}
-	}
-	return malformed(q, decoding)
 }

@@ -27,70 +27,88 @@ type entry struct {
 }
 
 // Manifest asks GET /api/{models|datasets}/{repo}/tree/{commit}?recursive=true
-// and follows Link rel="next" at the same host.
+// and follows Link rel="next" at the same host. Its pages are read entry by entry, of
+// which no more are taken than a Manifest may hold files.
 func (c *Client) Manifest(ctx context.Context, rev fetcher.Revision, cred fetcher.Secret) (*fetcher.Manifest, error) {
 	q := request{
 		what: fmt.Sprintf("list the files of %s", rev),
-		url:  c.apiURL(rev.Repo, "tree", rev.Commit.String()), cred: cred,
+		url:  c.apiURL(rev.Repo, "tree", rev.Commit.String()), cred: cred, absent: noRevision,
 	}
 	q.url.RawQuery = "recursive=true&expand=false"
-	var files []fetcher.File
+	list := listing{left: c.maxEntries}
 	seen := map[string]bool{}
 	budget := c.maxAnswer
-	for {
+	for q.url != nil {
 		seen[q.url.String()] = true
-		var page []json.RawMessage
-		a, err := c.askJSON(ctx, q, &budget, &page)
+		a, err := c.askJSON(ctx, q, &budget, list.page)
 		if err != nil {
 			return nil, err
 		}
-		found, err := parseTree(page)
-		if page == nil {
-			err = errors.New("null instead of a list")
-		}
-		if err == nil {
-			files = append(files, found...)
-			q.url, err = c.nextPage(a)
-		}
-		if err == nil && q.url != nil && (len(seen) == maxPages || seen[q.url.String()]) {
+		next, err := c.nextPage(a)
+		if err == nil && next != nil && (len(seen) == maxPages || seen[next.String()]) {
 			err = fmt.Errorf("the listing does not end (page %d)", len(seen))
 		}
 		if err != nil {
 			return nil, malformed(q, err)
 		}
-		if q.url == nil {
-			break
-		}
+		q.url = next
 	}
-	m, err := fetcher.NewManifest(rev, Name, files)
+	m, err := fetcher.NewManifest(rev, Name, list.files)
 	if err != nil {
 		return nil, malformed(q, err)
 	}
 	return m, nil
 }
 
-// parseTree reads the files of one page. Entries of another type (directories,
-// and the empty ones that some servers list) are skipped.
-func parseTree(page []json.RawMessage) ([]fetcher.File, error) {
-	var files []fetcher.File
-	for _, text := range page {
-		var e entry
-		var kind struct {
-			Type any `json:"type"`
-		}
-		if json.Unmarshal(text, &kind) != nil || kind.Type != "file" {
-			continue
-		}
-		if err := json.Unmarshal(text, &e); err != nil {
-			return nil, fmt.Errorf("an entry of the tree: %w", err)
-		}
-		f, err := e.file()
-		if err != nil {
-			return nil, err
-		}
-		files = append(files, f)
+// listing collects the files of all pages.
+type listing struct {
+	files []fetcher.File
+	left  int // entries that may still come, files or not
+}
+
+// page reads one page, entry by entry. Entries of another type than file
+// (directories, and the empty ones that some servers list) are skipped.
+func (l *listing) page(d *document) error {
+	if err := d.open('['); err != nil {
+		return err
 	}
-	return files, nil
+	for d.more() {
+		if l.left--; l.left < 0 {
+			return errors.New("it has more entries than any that makes sense")
+		}
+		text, err := d.value()
+		if err != nil {
+			return err
+		}
+		f, ok, err := parseEntry(text)
+		if err != nil {
+			return err
+		}
+		if ok {
+			l.files = append(l.files, f)
+		}
+	}
+	_, err := d.token() // the end
+	return err
+}
+
+// parseEntry reads one entry; ok is false if it is no file.
+func parseEntry(text json.RawMessage) (f fetcher.File, ok bool, err error) {
+	if len(text) == 0 || text[0] != '{' {
+		return f, false, fmt.Errorf("an entry of the tree is no object: %.20q", text)
+	}
+	var kind struct {
+		Type any `json:"type"`
+	}
+	if json.Unmarshal(text, &kind) != nil || kind.Type != "file" {
+		return f, false, nil
+	}
+	var e entry
+	if err := json.Unmarshal(text, &e); err != nil {
+		return f, false, fmt.Errorf("an entry of the tree: %w", err)
+	}
+	f, err = e.file()
+	return f, err == nil, err
 }
 
 var xetHash = regexp.MustCompile(`^[0-9a-f]{64}$`)
@@ -121,7 +139,9 @@ func (e entry) file() (fetcher.File, error) {
 	return f, nil
 }
 
-// nextPage returns the URL of Link rel="next", or nil if this page is the last.
+// nextPage returns the URL of Link rel="next", or nil if this page is the last. It
+// is always one of the endpoint's own origin. A Hub behind a proxy that ends TLS
+// names itself by another scheme or port: then path and query are what is meant.
 // Behind a mirror that passes the public Hub's links on, the page is asked of the
 // mirror.
 func (c *Client) nextPage(a *answer) (*url.URL, error) {
@@ -133,12 +153,15 @@ func (c *Client) nextPage(a *answer) (*url.URL, error) {
 	if err != nil {
 		return nil, errors.New("the next page is no URL")
 	}
-	if next.Scheme+"://"+next.Host == DefaultEndpoint && !c.home(next) {
+	web := next.User == nil && (next.Scheme == "http" || next.Scheme == "https")
+	switch {
+	case web && strings.EqualFold(next.Hostname(), c.endpoint.Hostname()):
+		next.Scheme, next.Host = c.endpoint.Scheme, c.endpoint.Host
+	case web && next.Scheme+"://"+next.Host == DefaultEndpoint:
 		again := *a.url
 		again.RawQuery = next.RawQuery
 		next = &again
-	}
-	if !c.home(next) || next.User != nil {
+	default:
 		return nil, fmt.Errorf("the next page is at another host, %.100q", next.Host)
 	}
 	next.Fragment = ""
