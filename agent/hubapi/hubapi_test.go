@@ -242,6 +242,27 @@ func TestTreeListsWhatIsThereOnEveryPage(t *testing.T) {
 	}
 }
 
+// The next page's address is a whole URL, as huggingface_hub needs it, of the server
+// that the client knows.
+func TestNextPageIsWhereTheClientAsked(t *testing.T) {
+	s, _ := filled(t, "org/name")
+	base := serve(t, hubapi.Cached(s))
+	for _, c := range []struct{ proto, host, want string }{
+		{"", "", base},
+		{"https", "", strings.Replace(base, "http://", "https://", 1)},
+		{"https, http", "hub.corp, 10.0.0.1", "https://hub.corp"},
+		{"http", "hub.corp:8080", "http://hub.corp:8080"},
+		{"gopher", "evil/path", base},
+		{"", "user@evil", base},
+		{"", "a>; rel=x", base},
+	} {
+		r := ask(t, "GET", base+"/api/models/org/name/tree/main?limit=1", nil, "X-Forwarded-Proto: "+c.proto, "X-Forwarded-Host: "+c.host)
+		if link := r.Header.Get("Link"); !strings.HasPrefix(link, "<"+c.want+"/api/models/org/name/tree/main?") {
+			t.Errorf("%+v: %s", c, link)
+		}
+	}
+}
+
 func checkEntry(t *testing.T, e treeEntry) {
 	t.Helper()
 	if e.XetHash != nil || len(e.OID) != 40 {

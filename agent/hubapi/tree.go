@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"mime"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -184,15 +185,37 @@ func (h *Handler) serveTree(w http.ResponseWriter, r *http.Request, m *fetcher.M
 	if len(page) > limit {
 		page = page[:limit]
 		query.Set("cursor", base64.RawURLEncoding.EncodeToString([]byte(page[limit-1].Path)))
-		scheme := "http"
-		if r.TLS != nil {
-			scheme = "https"
-		}
 		next := *r.URL
-		next.Scheme, next.Host, next.RawQuery = scheme, r.Host, query.Encode()
+		next.Scheme, next.Host = origin(r)
+		next.RawQuery = query.Encode()
 		w.Header().Set("Link", "<"+next.String()+`>; rel="next"`)
+		w.Header().Set("Vary", "X-Forwarded-Proto, X-Forwarded-Host")
 	}
 	writeJSON(w, http.StatusOK, append([]entry{}, page...))
+}
+
+// origin returns the scheme and host by which r's client knows this server. Links
+// must be whole URLs: huggingface_hub asks for the next page by the link as it is
+// (utils/_pagination.py). A proxy that ends TLS or rewrites Host tells what it was
+// asked by X-Forwarded-Proto and X-Forwarded-Host, the client's own first.
+func origin(r *http.Request) (scheme, host string) {
+	scheme, host = "http", r.Host
+	if r.TLS != nil {
+		scheme = "https"
+	}
+	first := func(name string) string {
+		v, _, _ := strings.Cut(r.Header.Get(name), ",")
+		return strings.TrimSpace(v)
+	}
+	if proto := first("X-Forwarded-Proto"); proto == "http" || proto == "https" {
+		scheme = proto
+	}
+	if forwarded := first("X-Forwarded-Host"); forwarded != "" {
+		if u, err := url.Parse("http://" + forwarded); err == nil && u.Host == forwarded {
+			host = forwarded
+		}
+	}
+	return scheme, host
 }
 
 // servePathsInfo answers what is known of each path asked for; unknown ones are
