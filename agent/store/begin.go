@@ -43,7 +43,8 @@ func (s *Store) ingestPlace(r fetcher.Repo, f fetcher.File) place {
 
 // Ingest begins or resumes bringing f through r. What was held of the same bytes
 // through the same Repo is hashed and kept. It returns ErrBusy if that is open
-// already, and ErrNoSpace if the disk has no room for all of f.
+// already, ErrNoSpace if the disk has no room for all of f now, and ErrTooLarge if it can
+// never have: a size is only a claim.
 func (s *Store) Ingest(r fetcher.Repo, f fetcher.File) (*Ingest, error) {
 	if r.IsZero() || f.Digest.IsZero() || f.Path.IsZero() || f.Size < 0 {
 		return nil, fmt.Errorf("ingest %s of %s: no repository, path, size or digest given", f.Path, r)
@@ -51,13 +52,12 @@ func (s *Store) Ingest(r fetcher.Repo, f fetcher.File) (*Ingest, error) {
 	if err := s.usable(); err != nil {
 		return nil, err
 	}
-	in := &Ingest{s: s, repo: r, file: f, place: s.ingestPlace(r, f), pieces: make([]piece, fetcher.Pieces(f.Size))}
+	if err := s.fits(f.Size); err != nil {
+		return nil, fmt.Errorf("ingest %s of %s: %w", f.Path, r, err)
+	}
+	in := &Ingest{s: s, repo: r, file: f, place: s.ingestPlace(r, f)}
 	in.idle.L = &in.mu
-	s.mu.Lock()
-	taken := s.busy[in.place.name]
-	s.busy[in.place.name] = true
-	s.mu.Unlock()
-	if taken {
+	if !s.claimIngest(in.place.name) {
 		return nil, fmt.Errorf("ingest %s of %s: %w", f.Path, r, ErrBusy)
 	}
 	if err := in.open(); err != nil {
@@ -72,6 +72,19 @@ func (s *Store) Ingest(r fetcher.Repo, f fetcher.File) (*Ingest, error) {
 		return nil, fmt.Errorf("ingest %s of %s: %w", f.Path, r, s.explain(err))
 	}
 	return in, nil
+}
+
+// claimIngest reports whether name was free, and takes it.
+func (s *Store) claimIngest(name string) bool {
+	s.claiming.Lock()
+	defer s.claiming.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.busy[name] {
+		return false
+	}
+	s.busy[name] = true
+	return true
 }
 
 // open opens or makes what is on disk and finds out which Pieces are held.
@@ -100,11 +113,14 @@ func (in *Ingest) open() error {
 	if err != nil {
 		return err
 	}
+	if !resumable {
+		if err := in.allocate(); err != nil {
+			return errors.Join(err, in.place.remove())
+		}
+	}
+	in.pieces = make([]piece, fetcher.Pieces(in.file.Size)) // not before there is a place for them
 	if resumable {
 		return in.resume()
-	}
-	if err := in.allocate(); err != nil {
-		return errors.Join(err, in.place.remove())
 	}
 	return nil
 }
@@ -155,25 +171,6 @@ func (in *Ingest) resume() error {
 		}
 	}
 	return nil
-}
-
-// remove removes what is on disk of an Ingest. Not synced: what a power cut brings
-// back is hashed before it is believed.
-func (p place) remove() error {
-	if p.dir != "" {
-		return os.RemoveAll(p.dir)
-	}
-	return os.RemoveAll(p.data)
-}
-
-// discard removes the bytes of in, which takes no more.
-func (in *Ingest) discard() error {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	if in.state != closed {
-		in.state = spent
-	}
-	return in.place.remove()
 }
 
 var _ fetcher.Ingest = (*Ingest)(nil)

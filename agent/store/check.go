@@ -20,7 +20,7 @@ import (
 type checker struct {
 	dir    string
 	blobs  map[fetcher.Digest]os.FileInfo
-	views  map[string]bool // whole ones, by id
+	views  map[string]bool // by id, those set aside included
 	errors []error
 }
 
@@ -64,7 +64,7 @@ func (c *checker) checkLayout() {
 	if !c.failed(c.path(versionFile), err) && string(text) != version+"\n" {
 		c.wrong(c.path(versionFile), "unknown layout version %q", text)
 	}
-	for _, name := range []string{blobsDir, sumsDir, ingestsDir, manifestsDir, refsDir, originsDir, viewsDir, pinsDir, quarantine, trashDir, EmptyDir} {
+	for _, name := range append([]string{EmptyDir}, privateDirs...) {
 		if info, err := os.Lstat(c.path(name)); !c.failed(c.path(name), err) && !info.IsDir() {
 			c.wrong(c.path(name), "not a directory")
 		}
@@ -73,8 +73,8 @@ func (c *checker) checkLayout() {
 	if !c.failed(c.path(EmptyDir), err) && len(entries) > 0 {
 		c.wrong(c.path(EmptyDir), "not empty: %s", entries[0].Name())
 	}
-	err = filepath.WalkDir(c.dir, func(path string, e fs.DirEntry, err error) error {
-		if err == nil && durable.IsTemp(e.Name()) && !strings.HasPrefix(path, c.path(viewsDir)+"/") {
+	err = eachOwn(c.dir, func(path string, e fs.DirEntry, err error) error {
+		if err == nil && durable.IsTemp(e.Name()) {
 			c.wrong(path, "temporary file left over")
 		}
 		return err
@@ -85,8 +85,11 @@ func (c *checker) checkLayout() {
 // checkBlobs: a Blob's bytes hash to its name, nobody can write it, its sums are those
 // of its bytes, and it came through some Repo (checkOrigins).
 func (c *checker) checkBlobs() {
-	err := eachDigestEntry(c.path(blobsDir), func(d fetcher.Digest, path string, e fs.DirEntry) error {
-		info, err := e.Info()
+	err := eachDigestEntry(c.path(blobsDir), func(d fetcher.Digest, path string, e fs.DirEntry, err error) error {
+		var info fs.FileInfo
+		if err == nil {
+			info, err = e.Info()
+		}
 		switch {
 		case err != nil:
 			return err
@@ -101,7 +104,10 @@ func (c *checker) checkBlobs() {
 		return nil
 	})
 	c.failed(c.path(blobsDir), err)
-	err = eachDigestEntry(c.path(sumsDir), func(d fetcher.Digest, path string, e fs.DirEntry) error {
+	err = eachDigestEntry(c.path(sumsDir), func(d fetcher.Digest, path string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
 		if d.IsZero() || !e.Type().IsRegular() {
 			c.wrong(path, "not sums")
 		}
@@ -195,14 +201,14 @@ func (c *checker) checkRecords() {
 // parts of its path.
 func (c *checker) eachJSON(top string, n int, check func(path string, parts []string) error) {
 	err := filepath.WalkDir(top, func(path string, e fs.DirEntry, err error) error {
-		if err != nil || e.IsDir() {
-			return err
-		}
 		rel, ok := strings.CutSuffix(strings.TrimPrefix(path, top+"/"), ".json")
 		parts := strings.Split(rel, "/")
+		if err != nil || e.IsDir() && (path == top || len(parts) < n) {
+			return err
+		}
 		if !ok || len(parts) != n || !e.Type().IsRegular() {
 			c.wrong(path, "does not belong here")
-			return nil
+			return skip(e)
 		}
 		c.failed(path, check(path, parts))
 		return nil
@@ -210,17 +216,25 @@ func (c *checker) eachJSON(top string, n int, check func(path string, parts []st
 	c.failed(top, err)
 }
 
+// skip tells filepath.WalkDir not to look into e.
+func skip(e fs.DirEntry) error {
+	if e.IsDir() {
+		return filepath.SkipDir
+	}
+	return nil
+}
+
 // checkOrigins: each line is whole, and each Blob came through some Repo.
 func (c *checker) checkOrigins() {
 	known := map[fetcher.Digest]bool{}
 	err := filepath.WalkDir(c.path(originsDir), func(path string, e fs.DirEntry, err error) error {
-		if err != nil || e.IsDir() {
+		parts := strings.Split(strings.TrimPrefix(path, c.path(originsDir)+"/"), "/")
+		if err != nil || e.IsDir() && (path == c.path(originsDir) || len(parts) < 2) {
 			return err
 		}
-		parts := strings.Split(strings.TrimPrefix(path, c.path(originsDir)+"/"), "/")
-		if len(parts) != 2 {
+		if len(parts) != 2 || !e.Type().IsRegular() {
 			c.wrong(path, "does not belong here")
-			return nil
+			return skip(e)
 		}
 		if _, err := unflat(fetcher.Kind(parts[0]), parts[1]); c.failed(path, err) {
 			return nil
@@ -246,7 +260,8 @@ func (c *checker) checkOrigins() {
 	}
 }
 
-// checkPins: each Pin can be read, has its Volume's name, and its View exists.
+// checkPins: each Pin can be read, has its Volume's name, and its View exists, or what
+// was set aside of it.
 func (c *checker) checkPins() {
 	entries, err := os.ReadDir(c.path(pinsDir))
 	c.failed(c.path(pinsDir), err)

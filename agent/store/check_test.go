@@ -77,7 +77,7 @@ func TestCheckStoreFindsEveryPlantedViolation(t *testing.T) {
 	}{
 		{"unknown version", "version", replace("2\n"), "layout version"},
 		{"no version", "version", os.Remove, "no such file"},
-		{"a directory missing", "quarantine", os.Remove, "no such file"},
+		{"a directory missing", "ingests", os.RemoveAll, "no such file"},
 		{"something in empty", "empty/x", put(""), "not empty"},
 		{"temporary file", "pins/.tmp-1", put(""), "temporary"},
 

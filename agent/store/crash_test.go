@@ -20,12 +20,14 @@ import (
 )
 
 // The environment of a child: the cache directory; before which operation on the disk,
-// from 1 on, it kills itself (0: never); and whether it has a large file to bring.
+// from 1 on, it kills itself (0: never; onlyOpen: it opens the cache and no more); and whether it has a large file to bring.
 const (
 	crashEnv      = "BALLAST_TEST_STORE_CRASH_DIR"
 	crashAtEnv    = "BALLAST_TEST_STORE_CRASH_AT"
 	crashLargeEnv = "BALLAST_TEST_STORE_CRASH_LARGE"
 )
+
+const onlyOpen = -1
 
 // crashUser is who runs the children, if we may choose: as in a cluster, a plain user
 // whom a file's mode binds.
@@ -65,6 +67,9 @@ func crashChild(dir string) error {
 		return err
 	}
 	defer s.Close()
+	if at == onlyOpen {
+		return nil
+	}
 	if err := store.CheckStore(dir); err != nil {
 		return fmt.Errorf("opened: %w", err)
 	}

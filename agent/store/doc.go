@@ -19,22 +19,36 @@
 //	origins/<kind>/<org--name>    the Digests whose bytes came through the Repo, one a line, append-only
 //	views/<id>/view.json          what the View is
 //	views/<id>/root/              hard links into blobs: what is mounted
-//	views/<id>.partial/           the same on its way in
+//	views/<id>.partial/           the same on its way in, or out
+//	views/<id>-suspect<n>/        what was a View, was found damaged, and may still be mounted
 //	pins/<hex>.json               hex = sha256(volume id, NUL, target path)
 //	empty/                        an empty directory, the second layer of a mount
-//	quarantine/  trash/
 //
-// Records (.json) carry the xxhash64 of what they say; one that does not match is
-// absent. A Pin that cannot be read is not: as it might be any View's, every View counts
-// as pinned until its Volume is pinned or unpinned again. A Pin whose View is gone is
-// kept: a left-over Pin is safe, and the View made again has the same id.
+// Anything else in the cache directory (lost+found, say) is not the store's and is left
+// alone. The design's quarantine/ and trash/ come with what will fill them.
+//
+// Records (.json) carry the xxhash64 of what they say; one that does not match, or that
+// the disk does not give back, is absent. A Pin that cannot be read is not: as it might
+// be any View's, every View counts as pinned until its Volume is pinned or unpinned
+// again, or the Pin is removed by its name.
+//
+// A Pin whose View does not exist is a fault: the store never leaves one, so CheckStore
+// tells, but a disk or a person may. Open keeps it, which is safe, and it goes when its
+// Volume is asked for again (PinnedView). A View that cannot show what it is, or has no
+// root, is damaged since it was made. Open offers it to nobody, so that it is made again;
+// if pinned, all of it stays under another name, as pods may be using it, until an Open
+// finds no such Pin left.
 //
 // Order of writing, which is what crash safety rests on:
 //   - a Blob's bytes are verified and synced, and its origin line is synced,
 //     before it has a name;
 //   - its directory is synced before any View links it;
 //   - a View is complete and synced before the rename that makes it visible;
-//   - a Pin is durable before its View's path is handed out.
+//   - a Pin is durable before its View's path is handed out;
+//   - a View loses its name, durably, before anything in it is removed.
+//
+// Ingests leave some of the disk free (Config.Reserve) that records, Views and Pins may
+// use: what is here can be used on a disk that is full for downloads.
 //
 // A change that fails is undone or, where undoing fails too, the last that this process
 // makes (ErrUnknownState).

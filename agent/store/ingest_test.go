@@ -161,7 +161,7 @@ func TestAnIngestIsResumedFromThePiecesThatHashToWhatTheJournalSays(t *testing.T
 		"flipped index":  {func(dir string) error { return flip(dir+"/journal", 24) }, []int{1, 2}},
 		"flipped data":   {func(dir string) error { return flip(dir+"/data", 2*fetcher.PieceSize+5) }, []int{1, 2}},
 		"other size":     {func(dir string) error { return os.Truncate(dir+"/data", f.Size-1) }, []int{0, 1, 2}},
-		"another name":   {func(dir string) error { return os.Link(dir+"/data", dir+"/../../quarantine/x") }, []int{0, 1, 2}},
+		"another name":   {func(dir string) error { return os.Link(dir+"/data", dir+"/../../elsewhere") }, []int{0, 1, 2}},
 		"read-only":      {func(dir string) error { return os.Chmod(dir+"/data", 0o444) }, []int{1}},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -39,7 +39,7 @@ func (s *Store) initLayout() error {
 			return err
 		}
 	}
-	for _, name := range []string{blobsDir, sumsDir, ingestsDir, manifestsDir, refsDir, originsDir, viewsDir, pinsDir, quarantine, trashDir} {
+	for _, name := range privateDirs {
 		if err := s.disk.MkdirAll(s.path(name), privateDir); err != nil {
 			return err
 		}

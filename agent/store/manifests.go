@@ -7,7 +7,7 @@ import (
 	"github.com/ballast-csi/ballast/fetcher"
 )
 
-// Manifest returns the Manifest of rev. If there is none, or none that is whole, the
+// Manifest returns the Manifest of rev. If there is none, or none that can be read, the
 // error matches fs.ErrNotExist.
 func (s *Store) Manifest(rev fetcher.Revision) (*fetcher.Manifest, error) {
 	m, err := readManifest(s.manifestPath(rev), rev)
@@ -15,6 +15,7 @@ func (s *Store) Manifest(rev fetcher.Revision) (*fetcher.Manifest, error) {
 	case err == nil:
 		return m, nil
 	case absent(err):
+		s.lost(s.manifestPath(rev), err)
 		return nil, fmt.Errorf("manifest of %s: %w (%w)", rev, fs.ErrNotExist, err)
 	default:
 		return nil, fmt.Errorf("manifest of %s: %w", rev, err)

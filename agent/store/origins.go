@@ -1,6 +1,7 @@
 package store
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -38,7 +39,7 @@ func (s *Store) addOrigins(r fetcher.Repo, digests []fetcher.Digest) error {
 	if torn {
 		// What an append that failed left behind may be half a line, or bytes that
 		// will not reach the disk.
-		err = s.disk.WriteFile(path, originLines(append(s.cameThrough(r), fresh...)), privateFile)
+		err = s.replace(path, originLines(append(s.cameThrough(r), fresh...)), privateFile)
 	} else {
 		err = s.disk.Append(path, originLines(fresh), privateFile)
 	}
@@ -99,10 +100,16 @@ func parseOrigins(text []byte) (digests []fetcher.Digest, whole bool) {
 	return digests, whole
 }
 
-// recoverOrigins loads every origins file and replaces one that a crash tore.
+// recoverOrigins loads every origins file and replaces one that a crash tore. What one
+// that cannot be read said is unknown: those bytes are read again through its Repo.
 func (s *Store) recoverOrigins() error {
 	return s.eachRepoEntry(originsDir, func(r fetcher.Repo, path string) error {
 		text, err := os.ReadFile(path)
+		if absent(err) {
+			s.lost(path, err)
+			s.tornOrigins[r] = true
+			return nil
+		}
 		if err != nil {
 			return err
 		}
@@ -113,8 +120,13 @@ func (s *Store) recoverOrigins() error {
 		if whole {
 			return nil
 		}
-		s.log.Warn("origins file had a torn line; replaced", zap.Stringer("repo", r))
-		return s.disk.WriteFile(path, originLines(digests), privateFile)
+		s.log.Warn("origins file has a torn line; to be replaced", zap.Stringer("repo", r))
+		err = s.explain(s.replace(path, originLines(digests), privateFile))
+		if errors.Is(err, ErrNoSpace) {
+			s.tornOrigins[r] = true // before anything is added: a full disk stops no start
+			return nil
+		}
+		return err
 	})
 }
 
@@ -122,7 +134,11 @@ func (s *Store) recoverOrigins() error {
 func (s *Store) eachRepoEntry(top string, do func(r fetcher.Repo, path string) error) error {
 	for _, kind := range []fetcher.Kind{fetcher.Dataset, fetcher.Model} {
 		entries, err := os.ReadDir(s.path(top, string(kind)))
-		if err != nil && !absent(err) {
+		switch {
+		case absent(err):
+			s.lost(s.path(top, string(kind)), err)
+			continue
+		case err != nil:
 			return err
 		}
 		for _, e := range entries {

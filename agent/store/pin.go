@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"go.uber.org/zap"
 )
 
 // Volume is one CSI volume at one target path.
@@ -74,7 +76,7 @@ func (s *Store) PinView(k ViewKey, v Volume) (View, bool, error) {
 // takeBack removes a Pin that may or may not have been written. If it cannot, nobody
 // knows whether it is there: it counts as one that cannot be read.
 func (s *Store) takeBack(v Volume) {
-	err := s.disk.Remove(s.pinPath(v.Pin()))
+	err := s.disk.RemoveAll(s.pinPath(v.Pin()))
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err != nil {
@@ -140,7 +142,8 @@ func (s *Store) removePin(name string) error {
 }
 
 // PinnedView returns the View that v has pinned, false if none. A Pin whose View does
-// not exist is removed: who asks is about to mount it, so v is not mounted now.
+// not exist, or is not trusted any more (recoverViews), is removed: who asks is about
+// to mount it, so v is not mounted now.
 func (s *Store) PinnedView(v Volume) (View, bool, error) {
 	s.linking.Lock()
 	defer s.linking.Unlock()
@@ -159,9 +162,6 @@ func (s *Store) PinnedView(v Volume) (View, bool, error) {
 			return View{}, false, fmt.Errorf("unpin volume %s at %s, left over from view %s: %w", v.ID, v.Target, pin.View, err)
 		}
 		return View{}, false, nil
-	}
-	if info.err != nil {
-		return View{}, false, fmt.Errorf("view %s: %w", pin.View, info.err)
 	}
 	return viewOf(pin.View, info.key), true, nil
 }
@@ -230,17 +230,30 @@ func readPin(path, name string) (Pin, error) {
 	return p, nil
 }
 
-// pinNames lists the Pins on disk.
-func pinNames(dir string) ([]string, error) {
-	entries, err := os.ReadDir(dir)
+// recoverPins loads the Pins. Whatever keeps one from being read, it still is one.
+func (s *Store) recoverPins() error {
+	entries, err := os.ReadDir(s.path(pinsDir))
 	if err != nil {
-		return nil, err
+		return err
 	}
-	var names []string
 	for _, e := range entries {
-		if name, ok := strings.CutSuffix(e.Name(), ".json"); ok {
-			names = append(names, name)
+		path := s.path(pinsDir, e.Name())
+		name, ok := strings.CutSuffix(e.Name(), ".json")
+		if !ok || !isHex64(name) { // no Volume's
+			s.unknown(path)
+			continue
+		}
+		pin, err := readPin(path, name)
+		switch {
+		case absent(err):
+			s.log.Error("a pin cannot be read; until its volume is unpublished or published again every view counts as pinned",
+				zap.String("path", path), zap.Error(err))
+			s.unreadablePins[name] = true
+		case err != nil:
+			return err
+		default:
+			s.pins[name] = pin
 		}
 	}
-	return names, nil
+	return nil
 }

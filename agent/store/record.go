@@ -7,8 +7,11 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 
 	"github.com/cespare/xxhash/v2"
+	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
 )
 
 // A record on disk is JSON: {"xxhash64":"<16 hex>","record":{...}}. The sum covers the
@@ -45,8 +48,7 @@ func decodeRecord(data []byte, v any) error {
 	return nil
 }
 
-// readRecord reads path into v. Its errors match fs.ErrNotExist or errCorrupt, or are
-// the disk's.
+// readRecord reads path into v. Of its errors, absent says what follows.
 func readRecord(path string, v any) error {
 	data, err := os.ReadFile(path)
 	if err != nil {
@@ -58,6 +60,42 @@ func readRecord(path string, v any) error {
 	return nil
 }
 
-// absent reports whether err says that there is no record, or none that is whole:
-// incomplete is absent.
-func absent(err error) bool { return errors.Is(err, fs.ErrNotExist) || errors.Is(err, errCorrupt) }
+// absent reports whether err, of reading something, says that it is not there or cannot
+// be read: incomplete is absent, and so is what the disk does not give back, or one
+// record would stop the whole node. Not so if this process lacks what it needs to read
+// anything.
+func absent(err error) bool {
+	return err != nil && !errors.Is(err, unix.EMFILE) && !errors.Is(err, unix.ENFILE) && !errors.Is(err, unix.ENOMEM)
+}
+
+// lost logs that what is at path counts as absent, unless it simply is.
+func (s *Store) lost(path string, err error) {
+	if !errors.Is(err, fs.ErrNotExist) {
+		s.log.Warn("cannot be read; taken for absent", zap.String("path", path), zap.Error(err))
+	}
+}
+
+// writeRecord durably writes v, making path's directory if need be.
+func (s *Store) writeRecord(path string, v any, perm os.FileMode) error {
+	data, err := encodeRecord(v)
+	if err != nil {
+		return err
+	}
+	if err := s.mkdir(filepath.Dir(path)); err != nil {
+		return s.explain(err)
+	}
+	return s.explain(s.replace(path, data, perm))
+}
+
+// replace durably writes the file path, whatever is there now.
+func (s *Store) replace(path string, data []byte, perm os.FileMode) error {
+	err := s.disk.WriteFile(path, data, perm)
+	if errors.Is(err, fs.ErrExist) || errors.Is(err, unix.EISDIR) {
+		// A directory, which the store never made.
+		if err := s.disk.RemoveAll(path); err != nil {
+			return err
+		}
+		err = s.disk.WriteFile(path, data, perm)
+	}
+	return err
+}

@@ -85,19 +85,25 @@ func TestARecordThatCannotBeReadIsAbsentAndCanBeWrittenAgain(t *testing.T) {
 	}
 }
 
+// tear adds half a line.
+func tear(t *testing.T, path string) {
+	t.Helper()
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteString("sha256:0123"); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestATornOriginLineIsDroppedAndTheOthersKept(t *testing.T) {
 	dir := t.TempDir()
 	s := storetest.OpenAt(t, dir)
 	m := storetest.Fill(t, s, repoA, commit1, smallFiles(), isLFS)
 	s.Close()
-	f, err := os.OpenFile(filepath.Join(dir, "origins", "model", "org--model-a"), os.O_WRONLY|os.O_APPEND, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := f.WriteString("sha256:0123"); err != nil {
-		t.Fatal(err)
-	}
-	f.Close()
+	tear(t, filepath.Join(dir, "origins", "model", "org--model-a"))
 	s = storetest.OpenAt(t, dir)
 	for _, f := range m.Files {
 		if !s.CameThrough(f.Digest, repoA) {
@@ -168,7 +174,7 @@ func TestOpenRemovesWhatWasHalfMade(t *testing.T) {
 	s := storetest.OpenAt(t, dir)
 	m := storetest.Fill(t, s, repoA, commit1, smallFiles(), isLFS)
 	s.Close()
-	half := []string{"views/0123.partial/root/x", "pins/.tmp-1", "sums/.tmp-2", "trash/x/y", "manifests/model/.tmp-3", ".tmp-4",
+	half := []string{"views/0123.partial/root/x", "pins/.tmp-1", "sums/.tmp-2", "manifests/model/.tmp-3", ".tmp-4",
 		"ingests/sha256-none/journal"}
 	for _, f := range m.Files { // a Commit that did not come to clear up
 		name := store.IngestName(repoA, f.Digest)

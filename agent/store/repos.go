@@ -3,7 +3,6 @@ package store
 import (
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -30,10 +29,14 @@ type repoFile struct {
 	RepoRecord
 }
 
-// Repo returns a copy of r's record; the zero record if there is none that is whole.
+// Repo returns a copy of r's record; the zero record if there is none that can be read.
 func (s *Store) Repo(r fetcher.Repo) (RepoRecord, error) {
 	var rec repoFile
-	if err := readRecord(s.repoPath(r), &rec); err != nil && !absent(err) {
+	switch err := readRecord(s.repoPath(r), &rec); {
+	case absent(err):
+		s.lost(s.repoPath(r), err)
+		return RepoRecord{}, nil
+	case err != nil:
 		return RepoRecord{}, fmt.Errorf("record of %s: %w", r, err)
 	}
 	if rec.Repo != r {
@@ -80,12 +83,15 @@ func (s *Store) changeRepo(r fetcher.Repo, change func(*RepoRecord)) error {
 	return nil
 }
 
-// Repos returns every Repo that has a whole record.
+// Repos returns every Repo that has a record which can be read.
 func (s *Store) Repos() ([]fetcher.Repo, error) {
 	var repos []fetcher.Repo
 	for _, kind := range []fetcher.Kind{fetcher.Dataset, fetcher.Model} {
 		entries, err := os.ReadDir(s.path(refsDir, string(kind)))
-		if err != nil && !absent(err) {
+		switch {
+		case absent(err):
+			s.lost(s.path(refsDir, string(kind)), err)
+		case err != nil:
 			return nil, fmt.Errorf("list repositories: %w", err)
 		}
 		for _, e := range entries {
@@ -109,16 +115,4 @@ func (s *Store) repoPath(r fetcher.Repo) string {
 // unflat undoes Repo.Flat.
 func unflat(kind fetcher.Kind, flat string) (fetcher.Repo, error) {
 	return fetcher.NewRepo(kind, strings.Replace(flat, "--", "/", 1))
-}
-
-// writeRecord durably writes v, making path's directory if need be.
-func (s *Store) writeRecord(path string, v any, perm os.FileMode) error {
-	data, err := encodeRecord(v)
-	if err != nil {
-		return err
-	}
-	if err := s.mkdir(filepath.Dir(path)); err != nil {
-		return s.explain(err)
-	}
-	return s.explain(s.disk.WriteFile(path, data, perm))
 }

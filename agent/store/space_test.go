@@ -3,10 +3,13 @@ package store_test
 import (
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -45,17 +48,119 @@ func inNamespace(t *testing.T) bool {
 	return false
 }
 
+// smallDisk mounts a file system of 40 MiB.
+func smallDisk(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=40m"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	return dir
+}
+
+// What a download may not take is there for what is here already.
+func TestADiskThatIsFullForDownloadsHasRoomForPins(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	for name, test := range map[string]struct{ reserve, kept int64 }{
+		"default": {0, 2 << 20}, "given": {6 << 20, 6 << 20}, "none": {-1, 0},
+	} {
+		dir := smallDisk(t)
+		s, err := store.Open(store.Config{Dir: filepath.Join(dir, "cache"), Reserve: test.reserve})
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := storetest.Fill(t, s, repoA, commit1, smallFiles(), isLFS)
+		k := store.ViewKey{Revision: m.Revision, Ref: mainRef, Layout: store.HubCache}
+		// Many at once: none takes what another was promised.
+		var wg sync.WaitGroup
+		var full atomic.Int32
+		start := make(chan struct{})
+		for i := range 10 {
+			f := storetest.File(t, fmt.Sprint(i, ".bin"), random(uint64(i), 100), true)
+			f.Size = 5 << 20
+			wg.Go(func() {
+				<-start
+				in, err := s.Ingest(repoA, f)
+				switch {
+				case err == nil:
+					defer in.Close()
+				case !errors.Is(err, store.ErrNoSpace) || errors.Is(err, store.ErrTooLarge):
+					t.Errorf("%s: Ingest says %v", name, err)
+				default:
+					full.Add(1)
+					if !strings.Contains(err.Error(), fmt.Sprintf("%d bytes needed", 5<<20)) || !strings.Contains(err.Error(), fmt.Sprintf("%d are kept free", test.kept)) {
+						t.Errorf("%s: the error does not say what is needed and kept: %v", name, err)
+					}
+				}
+			})
+		}
+		close(start)
+		wg.Wait()
+		if full.Load() == 0 || full.Load() > 5 {
+			t.Errorf("%s: %d of 10 ingests found no room", name, full.Load())
+		}
+		var st unix.Statfs_t
+		if err := unix.Statfs(dir, &st); err != nil {
+			t.Fatal(err)
+		}
+		if free := int64(st.Bavail) * st.Frsize; free < test.kept {
+			t.Errorf("%s: %d bytes are left, %d were to be kept", name, free, test.kept)
+		}
+		if test.kept > 0 {
+			mustView(t, s, k, m, volume("1"))
+			fill := filepath.Join(dir, "filler") // the disk as whole, but for a page or two
+			if err := os.WriteFile(fill, make([]byte, test.kept/2), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if _, ok, err := s.PinView(k, volume("2")); err != nil || !ok {
+				t.Errorf("%s: PinView says %v, %v", name, ok, err)
+			}
+		}
+		s.Close()
+		mustCheck(t, s.Dir())
+	}
+}
+
+// A size is what somebody claims: it costs nothing to claim much.
+func TestAFileLargerThanTheDiskIsRefusedForGoodWhateverItsSize(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	s, err := store.Open(store.Config{Dir: filepath.Join(smallDisk(t), "cache")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	for _, size := range []int64{39 << 20, 41 << 20, 1 << 50, 1 << 62, math.MaxInt64} {
+		f := storetest.File(t, "huge.bin", random(1, 100), true)
+		f.Size = size
+		_, err := s.Ingest(repoA, f)
+		if !errors.Is(err, store.ErrTooLarge) || errors.Is(err, store.ErrNoSpace) || !strings.Contains(err.Error(), fmt.Sprint(size)) {
+			t.Errorf("%d bytes: Ingest says %v", size, err)
+		}
+	}
+	f := storetest.File(t, "large.bin", random(1, 100), true)
+	f.Size = 37 << 20 // would fit, if nothing else were here
+	first := begin(t, s, repoB, storetest.File(t, "other.bin", random(2, 5<<20), true))
+	defer first.Close()
+	if _, err := s.Ingest(repoA, f); !errors.Is(err, store.ErrNoSpace) || errors.Is(err, store.ErrTooLarge) {
+		t.Errorf("Ingest says %v", err)
+	}
+	if st := s.Stats(); st.Ingests != 1 {
+		t.Errorf("left behind: %+v", st)
+	}
+}
+
 // On a file system that is really full, everything says so and how much is free, and
 // nothing is lost: once there is room it goes on from where it was.
 func TestAFullDiskIsAClearErrorAndNothingIsLost(t *testing.T) {
 	if !inNamespace(t) {
 		return
 	}
-	dir := t.TempDir()
-	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=40m"); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	dir := smallDisk(t)
 	s, err := store.Open(store.Config{Dir: filepath.Join(dir, "cache")})
 	if err != nil {
 		t.Fatal(err)
@@ -63,19 +168,11 @@ func TestAFullDiskIsAClearErrorAndNothingIsLost(t *testing.T) {
 	defer s.Close()
 	small := storetest.File(t, "small.bin", random(1, 5000), true)
 	large := storetest.File(t, "large.bin", random(2, twoPieces), true)
-	huge := small
-	huge.Size = 1 << 50
 	mustBeFull := func(what string, err error) {
 		t.Helper()
 		if !errors.Is(err, store.ErrNoSpace) || !strings.Contains(err.Error(), "free in "+s.Dir()) {
 			t.Errorf("%s says %v", what, err)
 		}
-	}
-
-	_, err = s.Ingest(repoA, huge)
-	mustBeFull("an ingest larger than the disk", err)
-	if err == nil || !strings.Contains(err.Error(), fmt.Sprint(huge.Size)) {
-		t.Errorf("it does not say how much is needed: %v", err)
 	}
 
 	first := begin(t, s, repoA, large)
@@ -109,7 +206,14 @@ func TestAFullDiskIsAClearErrorAndNothingIsLost(t *testing.T) {
 		t.Error("a pin that could not be written counts")
 	}
 	mustCheck(t, s.Dir())
+	s.Close()
+	tear(t, filepath.Join(s.Dir(), "origins", "model", "org--model-a"))
+	if s, err = store.Open(store.Config{Dir: s.Dir()}); err != nil {
+		t.Fatalf("a full disk stops a start: %v", err)
+	}
+	defer s.Close()
 	free()
+	storetest.Ingest(t, s, repoA, small, random(1, 5000)) // replaces the torn file first
 	mustView(t, s, k, m, volume("1"))
 	mustCheck(t, s.Dir())
 }

@@ -16,8 +16,11 @@ import (
 // What a caller must tell apart. Each comes wrapped with the repository, the file or
 // the directory concerned.
 var (
-	// ErrNoSpace: the file system (or a quota) has no room for the bytes.
+	// ErrNoSpace: the file system (or a quota) has no room for the bytes now. Time, or
+	// who frees some, can mend it.
 	ErrNoSpace = errors.New("no space in the cache")
+	// ErrTooLarge: the file would not fit if the disk held nothing else.
+	ErrTooLarge = errors.New("the file is larger than the disk of the cache can hold")
 	// ErrBusy: the same bytes are already on their way in through the same Repo.
 	ErrBusy = errors.New("ingest is in use")
 	// ErrLocked: another process has this cache directory open.
@@ -47,11 +50,12 @@ const (
 	originsDir   = "origins"
 	viewsDir     = "views"
 	pinsDir      = "pins"
-	quarantine   = "quarantine"
-	trashDir     = "trash"
 	// EmptyDir is an empty directory: an overlay of lower layers needs two.
 	EmptyDir = "empty"
 )
+
+// privateDirs is every directory of the cache but the one that pods see.
+var privateDirs = []string{blobsDir, sumsDir, ingestsDir, manifestsDir, refsDir, originsDir, viewsDir, pinsDir}
 
 // Modes. Only what a pod sees through its mount is for everyone; no other user of the
 // node has business below the cache directory.
@@ -66,23 +70,37 @@ const (
 // Config says where a Store is.
 type Config struct {
 	Dir string      // the cache directory, made if absent; all of it in one file system
-	Log *zap.Logger // what recovery found; nil logs nothing
+	Log *zap.Logger // what recovery found, and records that cannot be read; nil logs nothing
+	// Reserve is how many bytes of the file system no Ingest may take: what is here can
+	// still be pinned when a download finds no room, and the node has room to live. 0 is
+	// 5% of the file system; a negative one is none. Where the cache shares the file
+	// system of kubelet, which evicts pods when less than 10% of it is free
+	// (nodefs.available), it should be more than that.
+	Reserve int64
 }
 
 // Store is an open cache directory. It is safe for concurrent use.
 type Store struct {
-	dir  string
-	log  *zap.Logger
-	disk durable.Disk
-	lock *os.File
+	dir     string
+	log     *zap.Logger
+	disk    durable.Disk
+	reserve int64 // Config.Reserve
+	lock    *os.File
 
 	// admitting is held by who gives a Blob its name: from looking whether it exists
 	// to its directory being synced. Origins are appended under it.
 	admitting sync.Mutex
-	// linking is held by who makes or removes a link to a Blob, a View or a Pin: a
-	// decision that something is unused holds until the lock is released. It is taken
-	// before mu, never with admitting.
+	// linking is held by who makes or removes a Pin, and by who decides that a View or a
+	// Blob is unused, from looking to having removed it: what is unused stays so until
+	// the lock is released. A View is assembled without it, so that no Pin waits for that,
+	// but is entered in assembling under it; while there is one, no Blob is unused. It is
+	// taken before mu, never with admitting.
 	linking sync.Mutex
+	// claiming is held by who opens an Ingest, until it is in busy, and by who removes
+	// one that is not.
+	claiming sync.Mutex
+	// allocating is held from finding that there is room for an Ingest to taking it.
+	allocating sync.Mutex
 	// records is held by who changes a Repo's record or a Manifest.
 	records sync.Mutex
 
@@ -95,8 +113,10 @@ type Store struct {
 	origins map[fetcher.Digest]map[fetcher.Repo]bool
 	// tornOrigins are the Repos whose origins file must be replaced, not appended to.
 	tornOrigins map[fetcher.Repo]bool
-	views       map[string]viewInfo // by id; each View's name is durable
-	pins        map[string]Pin      // by Volume.Pin()
+	views       map[string]viewInfo // by id; each is whole and its name durable
+	// assembling are the Views being made, by id; the channel is closed when that ends.
+	assembling map[string]chan struct{}
+	pins       map[string]Pin // by Volume.Pin()
 	// unreadablePins are names of Pins whose content is lost: while there is one,
 	// every View counts as pinned.
 	unreadablePins map[string]bool
@@ -120,11 +140,12 @@ func open(c Config, ops durable.Ops) (_ *Store, err error) {
 		c.Log = zap.NewNop()
 	}
 	s := &Store{
-		dir: dir, log: c.Log, disk: durable.New(ops),
+		dir: dir, log: c.Log, disk: durable.New(ops), reserve: c.Reserve,
 		blobs:          map[fetcher.Digest]int64{},
 		origins:        map[fetcher.Digest]map[fetcher.Repo]bool{},
 		tornOrigins:    map[fetcher.Repo]bool{},
 		views:          map[string]viewInfo{},
+		assembling:     map[string]chan struct{}{},
 		pins:           map[string]Pin{},
 		unreadablePins: map[string]bool{},
 		busy:           map[string]bool{},
@@ -140,8 +161,8 @@ func open(c Config, ops durable.Ops) (_ *Store, err error) {
 	return s, nil
 }
 
-// Close lets another process open the cache. Open Ingests must be closed first; what
-// is mounted stays as it is.
+// Close lets another process open the cache. Open Ingests must be closed first, and
+// other calls have returned; what is mounted stays as it is.
 func (s *Store) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -5,6 +5,8 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
+	"os"
+	"path/filepath"
 
 	"github.com/ballast-csi/ballast/fetcher"
 )
@@ -122,13 +124,11 @@ func (r viewRecord) key() (ViewKey, error) {
 // viewInfo is what memory keeps of a View.
 type viewInfo struct {
 	key         ViewKey
-	err         error // why key is not known
 	copiedBytes int64
 }
 
-func (r viewRecord) info() viewInfo {
-	k, err := r.key()
-	info := viewInfo{key: k, err: err}
+func (r viewRecord) info(k ViewKey) viewInfo {
+	info := viewInfo{key: k}
 	copied := map[string]bool{}
 	for _, path := range r.Copied {
 		copied[path] = true
@@ -139,6 +139,27 @@ func (r viewRecord) info() viewInfo {
 		}
 	}
 	return info
+}
+
+// readView reads what the View in dir is. An error says that it is not one, or may not
+// be whole.
+func readView(dir string) (viewInfo, error) {
+	var rec viewRecord
+	if err := readRecord(filepath.Join(dir, viewFile), &rec); err != nil {
+		return viewInfo{}, err
+	}
+	k, err := rec.key()
+	if err != nil {
+		return viewInfo{}, fmt.Errorf("%w: %w", errCorrupt, err)
+	}
+	if id := k.view().ID; id != filepath.Base(dir) {
+		return viewInfo{}, fmt.Errorf("%w: what it shows has the id %s", errCorrupt, id)
+	}
+	info, err := os.Lstat(filepath.Join(dir, rootDir))
+	if err == nil && !info.IsDir() {
+		err = fmt.Errorf("%w: its %s is not a directory", errCorrupt, rootDir)
+	}
+	return rec.info(k), err
 }
 
 func viewOf(id string, k ViewKey) View { return View{id, viewsDir + "/" + id + "/" + rootDir, k} }

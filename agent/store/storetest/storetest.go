@@ -24,7 +24,7 @@ func Open(t testing.TB) *store.Store {
 // OpenAt is Open in dir, for tests that open a cache again.
 func OpenAt(t testing.TB, dir string) *store.Store {
 	t.Helper()
-	s, err := store.Open(store.Config{Dir: dir, Log: zaptest.NewLogger(t)})
+	s, err := store.Open(store.Config{Dir: dir, Log: zaptest.NewLogger(t), Reserve: -1})
 	if err != nil {
 		t.Fatal(err)
 	}
