@@ -186,6 +186,46 @@ func TestRevokedTokenOfOneWaiterDoesNotFailTheOthers(t *testing.T) {
 	w.refused(first, fetcher.ErrBadToken)
 }
 
+func TestATokenThatIsGoodAgainIsTriedAgain(t *testing.T) {
+	w := newWorld(t).start()
+	w.hub.AddToken("comes-back")
+	w.hub.AddToken("waits")
+	files := small(1)
+	w.hub.AddRepo("org/private", files)
+	w.hub.SetPrivate("org/private", "comes-back", "waits")
+	var broken atomic.Bool
+	broken.Store(true)
+	asked, denied := make(chan struct{}, 8), make(chan struct{})
+	w.hub.Intercept(func(rw http.ResponseWriter, r *http.Request) bool {
+		if r.Method != http.MethodGet || !strings.HasSuffix(r.URL.Path, "/config.json") || !broken.Load() {
+			return false
+		}
+		if strings.HasSuffix(r.Header.Get("Authorization"), "waits") { // keeps the flight up
+			rw.WriteHeader(http.StatusServiceUnavailable)
+			return true
+		}
+		asked <- struct{}{}
+		<-denied
+		rw.Header().Set("X-Error-Message", "Invalid credentials in Authorization header")
+		rw.WriteHeader(http.StatusUnauthorized)
+		return true
+	})
+	back, waits := request("back", "org/private", token("comes-back")), request("waits", "org/private", token("waits"))
+	_, first := w.acquireAside(back)
+	<-asked
+	stop, other := w.acquireAside(waits)
+	defer func() { stop(); <-other }()
+	w.until("both wait", func() bool { return w.waiters() == 2 })
+	close(denied)
+	if err := <-first; !errors.Is(err, fetcher.ErrBadToken) {
+		t.Fatalf("the token that was turned away: %v", err)
+	}
+	w.waits(back, 100*time.Millisecond) // it joins anew
+	w.hub.RevokeToken("waits")          // and is the only one left
+	broken.Store(false)
+	w.sees(w.must(back), files)
+}
+
 // A repository that claims another tenant's private file, in its tree and in
 // X-Linked-Etag, must not be given its bytes from the cache.
 func TestAClaimedDigestIsNoProof(t *testing.T) {

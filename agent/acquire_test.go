@@ -241,13 +241,9 @@ func TestNobodyJoinsAFlightThatIsEnding(t *testing.T) {
 	w.hub.Corrupt("org/name", "onnx/decoder/model.bin", 1)
 	stop, first := w.acquireAside(request("first", "org/name"))
 	defer stop()
-	second := request("second", "org/name")
-	for w.flights() == 0 {
-		w.waits(second, time.Millisecond)
-	}
-	must(t, w.Release(t.Context(), second.Volume))
+	w.until("it flies", func() bool { return w.flights() == 1 })
 	w.until("the mismatch has happened", func() bool { return w.flights() == 0 })
-	later, got := w.acquireAside(second)
+	later, got := w.acquireAside(request("later", "org/name"))
 	defer later()
 	w.until("it has a flight", func() bool { return w.flights() == 1 })
 	release()

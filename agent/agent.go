@@ -113,6 +113,9 @@ func New(cfg Config) (*Agent, error) {
 	return a, nil
 }
 
+// abandoned is how long an Ingest is kept for a download that does not go on.
+const abandoned = 7 * 24 * time.Hour
+
 // Run does the agent's background work until ctx ends, and then returns nil: it has
 // ended every call and stopped every Flight (their Ingests stay for resume), so the
 // Store may be closed. It returns an error when the state of the cache on disk is no longer known: the
@@ -122,8 +125,15 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	defer a.cancel()
 	tick := time.NewTicker(min(30*time.Second, a.cfg.ForgetAfter))
 	defer tick.Stop()
+	clean := time.NewTicker(time.Hour)
+	defer clean.Stop()
 	for {
 		select {
+		case <-clean.C:
+			if err := a.check(a.store.DropStaleIngests(abandoned)); err != nil {
+				a.log.Warn("ingests that nobody resumes were not removed", zap.Error(err))
+			}
+			continue
 		case <-tick.C:
 			a.forget(time.Now())
 			a.access.prune(time.Now())

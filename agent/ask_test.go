@@ -199,6 +199,27 @@ func TestAnotherRefsFailureOpensNoFallback(t *testing.T) {
 	<-ended
 }
 
+func TestAQuestionIsSharedOnlyByThoseWithTheSameCredential(t *testing.T) {
+	w := newWorld(t).start()
+	w.hub.AddToken("owner")
+	w.hub.AddRepo("org/private", small(1))
+	w.hub.SetPrivate("org/private", "owner")
+	asked, held := make(chan struct{}, 8), make(chan struct{})
+	w.hub.Intercept(func(_ http.ResponseWriter, r *http.Request) bool {
+		if r.Header.Get("Authorization") != "" {
+			asked <- struct{}{}
+			<-held
+		}
+		return false
+	})
+	stop, owner := w.acquireAside(request("owner", "org/private", token("owner")))
+	defer stop()
+	<-asked
+	w.refused(request("nobody", "org/private"), fetcher.ErrNotFound)
+	w.refused(request("stranger", "org/private", token("stranger"), func(*agent.Request) { close(held) }), fetcher.ErrBadToken)
+	must(t, <-owner)
+}
+
 func TestTheFileThatProvesAccessIsNotTheTenantsChoice(t *testing.T) {
 	w := newWorld(t).start()
 	w.hub.AddToken("owner")

@@ -61,6 +61,8 @@ func refuse(req Request, err error) error {
 			"the bytes are damaged at " + mismatch.Source + " or on the way"
 	case errors.Is(err, store.ErrPinned):
 		advice = "a volume cannot change what it shows: make a new pod"
+	case errors.Is(err, store.ErrTooLarge):
+		advice = "give the cache directory a larger disk, or leave the file out with exclude"
 	default:
 		advice = "see the log of Ballast's agent on this node"
 	}

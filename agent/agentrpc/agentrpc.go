@@ -147,7 +147,8 @@ func outcome(err error) *agentpb.AcquireResponse {
 		{fetcher.ErrBadToken, agentpb.Refused_UNAUTHENTICATED},
 		{fetcher.ErrGated, agentpb.Refused_DENIED},
 		{fetcher.ErrForbidden, agentpb.Refused_DENIED},
-		{store.ErrNoSpace, agentpb.Refused_NO_SPACE},
+		{store.ErrTooLarge, agentpb.Refused_NO_SPACE},
+		{store.ErrPinned, agentpb.Refused_INVALID},
 	} {
 		if errors.Is(err, r.err) {
 			return refused(r.reason, err)

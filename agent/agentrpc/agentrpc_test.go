@@ -174,7 +174,8 @@ func TestEveryOutcomeHasItsReason(t *testing.T) {
 		&fetcher.MismatchError{}:    agentpb.Refused_MISMATCH,
 		fetcher.ErrGated:            agentpb.Refused_DENIED,
 		fetcher.ErrForbidden:        agentpb.Refused_DENIED,
-		store.ErrNoSpace:            agentpb.Refused_NO_SPACE,
+		store.ErrTooLarge:           agentpb.Refused_NO_SPACE,
+		store.ErrPinned:             agentpb.Refused_INVALID,
 		errors.New("disk on fire"):  agentpb.Refused_INTERNAL,
 		fetcher.ErrRevisionNotFound: agentpb.Refused_NOT_FOUND,
 	} {

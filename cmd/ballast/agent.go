@@ -38,6 +38,7 @@ type agentFlags struct {
 	csiHTTPSocket string
 	kube          bool
 	node          string
+	reserve       int64
 	logLevel      string
 	core          coreFlags
 }
@@ -62,6 +63,7 @@ func agentCommand() *cobra.Command {
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&f.cacheDir, "cache-dir", defaultCacheDir, "directory of the cache; this process must own it")
+	flags.Int64Var(&f.reserve, "reserve-bytes", 0, "bytes of the cache's disk that downloads leave free; 0: 5% of it, negative: none")
 	flags.StringVar(&f.socket, "socket", defaultAgentSocket, "unix socket to serve the CSI driver on")
 	flags.IntVar(&f.csiUID, "csi-uid", 0, "uid of the CSI driver's process; besides it only this process's own uid may connect")
 	flags.StringVar(&f.httpAddress, "http-address", ":9808", "address for /healthz, /readyz and /metrics")
@@ -148,7 +150,7 @@ func runAgent(ctx context.Context, f agentFlags) (err error) {
 	if err != nil {
 		return err
 	}
-	s, err := store.Open(store.Config{Dir: f.cacheDir, Log: log.Named("store")})
+	s, err := store.Open(store.Config{Dir: f.cacheDir, Reserve: f.reserve, Log: log.Named("store")})
 	if err != nil {
 		return err
 	}
