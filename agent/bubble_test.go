@@ -44,23 +44,37 @@ func (s stuck) ReadRange(ctx context.Context, _, _ int64) (io.ReadCloser, error)
 
 func (stuck) Close() error { return nil }
 
+// runOn runs an agent on s that asks far, until stop is called.
+func runOn(t *testing.T, s *store.Store, far interface {
+	fetcher.Source
+	fetcher.Authority
+}) (a *Agent, stop func()) {
+	engine, err := fetcher.NewEngine(fetcher.EngineConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err = New(Config{Store: s, Authority: far, Source: far, Engine: engine, Log: zap.NewNop(), RetryEvery: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error)
+	go func() { ended <- a.Run(ctx) }()
+	return a, func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 func TestAVolumeThatStopsCallingIsForgottenAndItsFlightEnds(t *testing.T) {
 	s := storetest.Open(t)
 	synctest.Test(t, func(t *testing.T) {
 		path, _ := fetcher.ParsePath("model.bin")
 		digest, _ := fetcher.NewDigest(fetcher.SHA256, strings.Repeat("0", 64))
 		far := stuck{fetcher.File{Path: path, Size: 10, Digest: digest}}
-		engine, err := fetcher.NewEngine(fetcher.EngineConfig{Log: zap.NewNop()})
-		if err != nil {
-			t.Fatal(err)
-		}
-		a, err := New(Config{Store: s, Authority: far, Source: far, Engine: engine, Log: zap.NewNop()})
-		if err != nil {
-			t.Fatal(err)
-		}
-		ctx, stop := context.WithCancel(t.Context())
-		ended := make(chan error)
-		go func() { ended <- a.Run(ctx) }()
+		a, stop := runOn(t, s, far)
 
 		repo, _ := fetcher.ParseRepo("org/name")
 		ref, _ := fetcher.ParseRef("main")
@@ -94,9 +108,6 @@ func TestAVolumeThatStopsCallingIsForgottenAndItsFlightEnds(t *testing.T) {
 		}
 		call(time.Second) // a new one starts from what is on disk
 		stop()
-		if err := <-ended; err != nil {
-			t.Error(err)
-		}
 	})
 }
 
@@ -116,17 +127,7 @@ func TestThoseWhoAskTheSameShareOneAnswer(t *testing.T) {
 	s := storetest.Open(t)
 	synctest.Test(t, func(t *testing.T) {
 		far := slow{asked: make(chan struct{}, 8), answer: make(chan error)}
-		engine, err := fetcher.NewEngine(fetcher.EngineConfig{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		a, err := New(Config{Store: s, Authority: far, Source: far, Engine: engine, Log: zap.NewNop(), RetryEvery: time.Hour})
-		if err != nil {
-			t.Fatal(err)
-		}
-		ctx, stop := context.WithCancel(t.Context())
-		ended := make(chan error)
-		go func() { ended <- a.Run(ctx) }()
+		a, stop := runOn(t, s, far)
 		repo, _ := fetcher.ParseRepo("org/name")
 		ref, _ := fetcher.ParseRef("main")
 		answers := make(chan error, 8)
@@ -149,8 +150,5 @@ func TestThoseWhoAskTheSameShareOneAnswer(t *testing.T) {
 			t.Errorf("the Authority was asked %d times, want once for all", got)
 		}
 		stop()
-		if err := <-ended; err != nil {
-			t.Error(err)
-		}
 	})
 }
