@@ -16,8 +16,14 @@ import (
 	"github.com/ballast-csi/ballast/csi/mount"
 )
 
-// inside marks the process that is in the namespace. Its value is "root" or "user".
-const inside = "BALLAST_MOUNTTEST"
+const (
+	// inside marks the process that is in the namespace. Its value is "root" or "user".
+	inside = "BALLAST_MOUNTTEST"
+	// private names the namespace that such a process has made private, as
+	// /proc/self/ns/mnt does, for its children, which are in it too: a fuzz test's
+	// workers are the test binary.
+	private = "BALLAST_MOUNTTEST_NAMESPACE"
+)
 
 // Main is what a package's TestMain calls, as its last statement. It runs the test
 // binary again, with the same arguments, in a mount namespace of its own (and a user
@@ -25,12 +31,27 @@ const inside = "BALLAST_MOUNTTEST"
 // it says why and exits with 1: tests that did not run have not passed.
 func Main(m interface{ Run() int }) {
 	if os.Getenv(inside) != "" {
-		if err := mount.MakePrivate(); err != nil {
+		if err := enter(); err != nil {
 			fail("these tests mount things: %v", err)
 		}
 		os.Exit(m.Run())
 	}
 	os.Exit(again())
+}
+
+// enter makes this process' namespace private, unless a parent of it has done so.
+func enter() error {
+	own, err := os.Readlink("/proc/self/ns/mnt")
+	if err != nil {
+		return err
+	}
+	if os.Getenv(private) == own {
+		return nil
+	}
+	if err := mount.MakePrivate(); err != nil {
+		return err
+	}
+	return os.Setenv(private, own)
 }
 
 // UserNamespace reports whether the tests run in a user namespace, not as real root.
