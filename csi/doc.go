@@ -7,7 +7,8 @@
 //
 // Invariants:
 //   - Pin, then mount; unmount, then unpin. A pin is released only while its target is
-//     known not to be a mount; a left-over pin is safe, a lost one is not.
+//     known not to be a mount, and no mount elsewhere is seen to show its volume; a
+//     left-over pin is safe, a lost one is not.
 //   - After a final code kubelet forgets the volume and never unpublishes it, so one is
 //     returned only when neither mount nor pin of the volume is left; else Unavailable.
 //   - One operation at a time for a target and its pin, reconciliation included.

@@ -2,7 +2,6 @@ package csi
 
 import (
 	"context"
-	"regexp"
 	"time"
 
 	spec "github.com/container-storage-interface/spec/lib/go/csi"
@@ -126,16 +125,12 @@ func (n *node) isMounted(volume *agentpb.Volume) (bool, error) {
 		return false, nil
 	case info.FSType == "overlay" && info.SuperReadOnly && info.Source == mount.Source(volume.GetId(), target):
 		return true, nil
-	case info.ReadOnly && viewPath.MatchString(info.View): // a bind does not say whose it is
+	case isBind(info): // it does not say whose it is
 		return true, nil
 	}
 	return false, failf(foreign, "%s holds a mount that is not this volume's (%s, source %q, root %q): Ballast leaves it alone. "+
 		"Find out who mounted it, and unmount it", target, info.FSType, info.Source, info.Root)
 }
-
-// viewPath is the form of Ready.view. Nothing else of the cache is a volume's content,
-// whoever says so.
-var viewPath = regexp.MustCompile(`^views/[A-Za-z0-9_-]+/root$`)
 
 // undoTime is how long Release may take when a call is about to end.
 const undoTime = 2 * time.Second
@@ -159,7 +154,7 @@ func (n *node) settle(volume *agentpb.Volume, err error) error {
 		err = n.mounter.Unmount(volume.GetTargetPath())
 	}
 	if err == nil {
-		err = n.stillMounted(volume)
+		err = n.gone(volume)
 	}
 	if err != nil {
 		return left(err)
@@ -188,7 +183,7 @@ func (n *node) release(volume *agentpb.Volume) error {
 }
 
 // askRelease asks the agent to release a pin. The caller holds its lock and has seen
-// that its volume is not mounted. It has its own time, whatever is left of the call's.
+// that nothing shows its volume. It has its own time, whatever is left of the call's.
 func (n *node) askRelease(r *agentpb.ReleaseRequest) error {
 	ctx, cancel := context.WithTimeout(n.stopped, undoTime)
 	defer cancel()
@@ -200,7 +195,8 @@ func (n *node) askRelease(r *agentpb.ReleaseRequest) error {
 }
 
 // NodeUnpublishVolume unmounts the volume, then releases it. It is idempotent, and
-// succeeds without the agent: reconciliation releases the pin later.
+// succeeds without the agent, or while the volume is mounted elsewhere: reconciliation
+// releases the pin later.
 func (n *node) NodeUnpublishVolume(_ context.Context, r *spec.NodeUnpublishVolumeRequest) (*spec.NodeUnpublishVolumeResponse, error) {
 	volume, err := parseVolume(r)
 	if err != nil {
@@ -221,11 +217,14 @@ func (n *node) NodeUnpublishVolume(_ context.Context, r *spec.NodeUnpublishVolum
 	if err := n.stillMounted(volume); err != nil {
 		return nil, err
 	}
-	if err := n.release(volume); err != nil {
-		n.log.Warn("unmounted, but the pin is still there: it is released when the agent is back",
-			zap.String(keyVolume, volume.GetId()), zap.String(keyTarget, volume.GetTargetPath()), zap.Error(err))
+	log := n.log.With(zap.String(keyVolume, volume.GetId()), zap.String(keyTarget, volume.GetTargetPath()))
+	if err := n.notShown(showing(volume)); err != nil {
+		log.Warn("nothing is mounted on the target, but the volume, or a part of it, may be mounted elsewhere: "+
+			"the pin is released once it is not. Is something mounted over kubelet's directory?", zap.Error(err))
+	} else if err := n.release(volume); err != nil {
+		log.Warn("unmounted, but the pin is still there: it is released when the agent is back", zap.Error(err))
 	} else {
-		n.log.Info("unmounted", zap.String(keyVolume, volume.GetId()), zap.String(keyTarget, volume.GetTargetPath()))
+		log.Info("unmounted")
 	}
 	return &spec.NodeUnpublishVolumeResponse{}, nil
 }

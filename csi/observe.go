@@ -47,7 +47,8 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 			Name: "ballast_csi_pins_reconciled_total", Help: "Pins released because their volumes were gone.",
 		}),
 		unpinned: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "ballast_csi_mounts_without_pin", Help: "Volumes that are mounted while the agent has no pin for them, when last looked at. Must be 0: their files may be evicted.",
+			Name: "ballast_csi_mounts_without_pin", Help: "Volumes that are mounted while the agent has no pin for them, when last looked at. " +
+				"Must be 0: their files may be evicted. Volumes of another install of Ballast on the same node count too.",
 		}),
 	}
 	for _, c := range []prometheus.Collector{m.publish, m.operations, m.agentErrors, m.reconciled, m.unpinned} {

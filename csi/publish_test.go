@@ -186,7 +186,7 @@ func TestABindThatIsNoReadOnlyViewIsForeign(t *testing.T) {
 		"a View, writable":                      {testView, 0},
 		"what holds a View":                     {"views/v1", unix.MS_RDONLY},
 		"a directory of a View":                 {testView + "/sub", unix.MS_RDONLY},
-		"a View on its way":                     {"views/v2.partial/root", unix.MS_RDONLY},
+		"a name that no View has":               {"views/v2.other/root", unix.MS_RDONLY},
 		"a root that is no View's":              {"pins/root", unix.MS_RDONLY},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -72,11 +72,12 @@ func (n *node) reconcile(ctx context.Context) error {
 			failed = err
 		}
 	}
+	sees := seesVolumes(pins.GetVolumes())
 	for _, name := range pins.GetUnreadable() {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if err := n.reconcileUnreadable(name); err != nil {
+		if err := n.reconcileUnreadable(name, sees); err != nil {
 			failed = err
 		}
 	}
@@ -102,9 +103,7 @@ func (n *node) reconcilePin(volume *agentpb.Volume) error {
 		return nil
 	}
 	defer unlock()
-	source := mount.Source(volume.GetId(), volume.GetTargetPath())
-	if !volumeGone(volume.GetTargetPath()) || n.stillMounted(volume) != nil ||
-		n.mayBeShown(func(m mount.Info) bool { return m.Source == source }) {
+	if !volumeGone(volume.GetTargetPath()) || n.gone(volume) != nil {
 		return nil
 	}
 	if err := n.release(volume); err != nil {
@@ -121,8 +120,9 @@ var pinName = regexp.MustCompile(`^[0-9a-f]{64}$`)
 
 // reconcileUnreadable releases a pin of which only the name is left, if it is certain
 // that its volume is not mounted. Its target is not known, but an overlay says its
-// pin's name; a bind does not, so any bind may be it.
-func (n *node) reconcileUnreadable(name string) error {
+// pin's name; a bind does not, so any bind may be it. sees: this process sees kubelet's
+// volumes. Without that, no mount that it sees says nothing.
+func (n *node) reconcileUnreadable(name string, sees bool) error {
 	if !pinName.MatchString(name) {
 		n.log.Warn("the agent names a pin in a way that no mount does: it is kept", zap.String(keyPin, name))
 		return nil
@@ -133,7 +133,16 @@ func (n *node) reconcileUnreadable(name string) error {
 		return nil
 	}
 	defer unlock()
-	if n.mayBeShown(func(m mount.Info) bool { return m.Source == source || m.View != "" }) {
+	if n.notShown(func(m mount.Info) bool { return m.Source == source || m.View != "" }) != nil {
+		return nil
+	}
+	if !sees {
+		n.log.Warn("a pin cannot be read, and is kept: whether its volume is mounted cannot be told, as there is no other pin "+
+			"that shows that kubelet's directory can be seen from here. While it is kept nothing is evicted. Check that the CSI driver's pod "+
+			"mounts kubelet's directory (its --root-dir) under its own path; then the pin is released while another pod on this node has a "+
+			"Ballast volume. Or, if no mount on the node has the source in this entry and no pod with hostUsers: false has a Ballast volume "+
+			"(findmnt -S), remove the pin's file from pins in the cache directory and restart the agent",
+			zap.String(keyPin, name), zap.String("source", source))
 		return nil
 	}
 	if err := n.askRelease(&agentpb.ReleaseRequest{Pin: name}); err != nil {
@@ -144,10 +153,18 @@ func (n *node) reconcileUnreadable(name string) error {
 	return nil
 }
 
-// mayBeShown reports whether a mount is as asked, or whether that cannot be told.
-func (n *node) mayBeShown(as func(mount.Info) bool) bool {
-	mounts, err := n.mounter.Mounts()
-	return err != nil || slices.ContainsFunc(mounts, as)
+// seesVolumes reports whether this process demonstrably sees the directory in which
+// kubelet has its volumes: that of a pin.
+func seesVolumes(pins []*agentpb.Volume) bool {
+	return slices.ContainsFunc(pins, func(v *agentpb.Volume) bool {
+		at, ok := parseTarget(v.GetTargetPath())
+		return ok && isDir(at.pods)
+	})
+}
+
+func isDir(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.IsDir()
 }
 
 // volumeGone reports whether target is kubelet's
@@ -155,17 +172,9 @@ func (n *node) mayBeShown(as func(mount.Info) bool) bool {
 // gone, while <root>/pods is there. Without the last, and for any other path (ballast
 // mount's), this process may simply not see that part of the node.
 func volumeGone(target string) bool {
-	dir := filepath.Dir(target)
-	driver := filepath.Dir(dir)
-	volumes := filepath.Dir(driver)
-	pods := filepath.Dir(filepath.Dir(volumes))
-	if filepath.Base(target) != "mount" || filepath.Base(driver) != "kubernetes.io~csi" ||
-		filepath.Base(volumes) != "volumes" || filepath.Base(pods) != "pods" {
+	if at, ok := parseTarget(target); !ok || !isDir(at.pods) {
 		return false
 	}
-	if info, err := os.Stat(pods); err != nil || !info.IsDir() {
-		return false
-	}
-	_, err := os.Lstat(dir)
+	_, err := os.Lstat(filepath.Dir(target))
 	return errors.Is(err, fs.ErrNotExist)
 }

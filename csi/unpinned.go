@@ -49,7 +49,9 @@ func (n *node) findUnpinned(ctx context.Context, pins *agentpb.PinsResponse) err
 	n.metrics.unpinned.Set(float64(len(found)))
 	for _, key := range slices.Sorted(maps.Keys(found)) {
 		n.log.Error("a volume is mounted, but the agent has no pin for it: its files may be evicted while its pod reads them. "+
-			"Delete the pod, so that it is made anew, and find out what became of the pins in the cache directory",
+			"Delete the pod, so that it is made anew, and find out what became of the pins in the cache directory. "+
+			"(If another install of Ballast, with a cache of its own, runs on this node, this may be a volume of its, and all is well: "+
+			"an overlay does not say whose cache it shows)",
 			zap.Strings("targets", found[key]), zap.String(keyPin, strings.TrimPrefix(key, mount.SourcePrefix)))
 	}
 	return nil
@@ -73,7 +75,7 @@ func unpinned(mounts []mount.Info, pins *agentpb.PinsResponse) map[string][]stri
 	for _, m := range mounts {
 		key := m.Source
 		if !strings.HasPrefix(key, mount.SourcePrefix) {
-			if key = m.Target; !m.ReadOnly || !viewPath.MatchString(m.View) || len(pins.GetUnreadable()) > 0 {
+			if key = m.Target; !isBind(m) || len(pins.GetUnreadable()) > 0 {
 				continue // no bind of a publish's, or one whose pin may be there
 			}
 		}

@@ -3,6 +3,7 @@ package csi
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -123,9 +124,19 @@ func TestAMountWithoutItsPinIsForgottenOnceItIsGone(t *testing.T) {
 	if targets, _ := entry["targets"].([]any); len(targets) != 1 || targets[0] != target || entry[keyPin] != nameOf("vol", target) {
 		t.Errorf("logged %v", entry)
 	}
+	if b.logs.FilterMessageSnippet("another install").Len() != 1 {
+		t.Error("the log does not say that it may be another install's")
+	}
+	families, err := b.reg.Gather()
+	must(t, err)
+	for _, f := range families {
+		if f.GetName() == "ballast_csi_mounts_without_pin" && !strings.Contains(f.GetHelp(), "another install") {
+			t.Errorf("its help does not say it either: %q", f.GetHelp())
+		}
+	}
 	b.wantMounted(t, target, true)
 
-	_, err := b.node.NodeUnpublishVolume(t.Context(), unpublishRequest("vol", target))
+	_, err = b.node.NodeUnpublishVolume(t.Context(), unpublishRequest("vol", target))
 	must(t, err)
 	must(t, b.node.reconcile(t.Context()))
 	wantCount(t, b.metrics.unpinned, 0)

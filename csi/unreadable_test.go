@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 
@@ -34,6 +36,13 @@ func (b *bench) loseContent() {
 		}
 		a.pins = nil
 	})
+}
+
+// witness is a readable pin of a pod's, from which it is seen that kubelet's volumes can
+// be.
+func (b *bench) witness(t *testing.T, a *fakeAgent) {
+	t.Helper()
+	a.pin(&agentpb.Volume{Id: "witness", TargetPath: b.target(t, "witness")})
 }
 
 func TestAPinThatCannotBeReadIsReleasedOnceNoMountCanBeItsVolume(t *testing.T) {
@@ -85,12 +94,54 @@ func TestAPinThatCannotBeReadIsReleasedOnceNoMountCanBeItsVolume(t *testing.T) {
 			b := newBench(t)
 			target := b.target(t, "pod-1")
 			test.prepare(t, b, target)
-			b.agent.set(func(a *fakeAgent) { a.pins, a.unreadable = nil, []string{nameOf("vol", target)} })
+			b.agent.set(func(a *fakeAgent) {
+				a.pins, a.unreadable = nil, []string{nameOf("vol", target)}
+				b.witness(t, a)
+			})
 			must(t, b.node.reconcile(t.Context()))
 			if released := len(b.agent.unreadable) == 0; released != test.released {
 				t.Errorf("released: %v, want %v", released, test.released)
 			}
 			wantCount(t, b.metrics.reconciled, map[bool]float64{true: 1}[test.released])
+		})
+	}
+}
+
+// A process that does not see kubelet's directory sees no mount in it.
+func TestAPinThatCannotBeReadIsKeptUnlessKubeletsVolumesCanBeSeen(t *testing.T) {
+	for name, test := range map[string]struct {
+		targets  func(b *bench) []string // of the readable pins
+		released bool
+	}{
+		"no readable pin":                 {func(*bench) []string { return nil }, false},
+		"a readable pin of another place": {func(b *bench) []string { return []string{filepath.Join(b.dir, "kubelet/mount")} }, false},
+		"a readable pin that is out of sight": {func(b *bench) []string {
+			return []string{filepath.Join(b.dir, "other/pods/pod-2/volumes/kubernetes.io~csi/model/mount")}
+		}, false},
+		"one in sight, one out of it": {func(b *bench) []string {
+			return []string{
+				filepath.Join(b.dir, "other/pods/pod-2/volumes/kubernetes.io~csi/model/mount"),
+				filepath.Join(b.dir, "kubelet/pods/pod-3/volumes/kubernetes.io~csi/model/mount"),
+			}
+		}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t)
+			pin := nameOf("vol", b.target(t, "pod-1"))
+			b.agent.set(func(a *fakeAgent) {
+				a.unreadable = []string{pin}
+				for _, target := range test.targets(b) {
+					a.pin(&agentpb.Volume{Id: "readable", TargetPath: target})
+				}
+			})
+			must(t, b.node.reconcile(t.Context()))
+			if released := len(b.agent.unreadable) == 0; released != test.released {
+				t.Errorf("released: %v, want %v", released, test.released)
+			}
+			told := b.logs.FilterLevelExact(zapcore.WarnLevel).FilterField(zap.String(keyPin, pin)).FilterMessageSnippet("kubelet's directory").Len()
+			if told != map[bool]int{false: 1}[test.released] {
+				t.Errorf("told %d times", told)
+			}
 		})
 	}
 }
@@ -113,6 +164,7 @@ func TestAVolumeIsNotPublishedWhileItsUnreadablePinIsReleased(t *testing.T) {
 	target := b.target(t, "pod-1")
 	b.agent.set(func(a *fakeAgent) {
 		a.unreadable = []string{nameOf("vol", target)}
+		b.witness(t, a)
 		a.onRelease = func(r *agentpb.ReleaseRequest) {
 			if r.GetPin() != nameOf("vol", target) || r.GetVolume() != nil {
 				t.Errorf("asked to release %v", r)

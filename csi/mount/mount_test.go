@@ -299,6 +299,44 @@ func TestLookupSeesAMountWhoseWayIsCovered(t *testing.T) {
 	}
 }
 
+func TestLookupGoesThroughALinkWhoseEndIsCovered(t *testing.T) {
+	for name, to := range map[string]func(disk string) string{
+		"absolute":     func(disk string) string { return filepath.Join(disk, "kubelet") },
+		"relative":     func(disk string) string { return "../" + filepath.Base(disk) + "/kubelet" },
+		"a dot and so": func(disk string) string { return "./..//" + filepath.Base(disk) + "/x/../kubelet/" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newCache(t)
+			dir, disk := t.TempDir(), t.TempDir()
+			link := filepath.Join(filepath.Dir(disk), filepath.Base(dir)+"-links", "kubelet")
+			must(t, os.MkdirAll(filepath.Dir(link), 0o755))
+			must(t, os.Symlink(to(disk), link))
+			must(t, os.Mkdir(filepath.Join(disk, "x"), 0o755))
+			must(t, os.MkdirAll(filepath.Join(disk, "kubelet/pods"), 0o755))
+			twice := filepath.Join(dir, "twice")
+			must(t, os.Symlink(link, twice))
+			spec := c.spec()
+			spec.Target = filepath.Join(twice, "pods/mount")
+			must(t, c.Mount(spec))
+			defer func() { must(t, c.Unmount(spec.Target)) }()
+			must(t, unix.Mount("tmpfs", disk, "tmpfs", 0, ""))
+			defer func() { must(t, unix.Unmount(disk, 0)) }()
+			if info, found, err := c.Lookup(spec.Target); !found || err != nil || info.Source != spec.Source {
+				t.Errorf("Lookup = %+v, %v, %v", info, found, err)
+			}
+		})
+	}
+}
+
+func TestLookupThroughLinksWithoutEndIsAnError(t *testing.T) {
+	c := newCache(t)
+	link := filepath.Join(t.TempDir(), "link")
+	must(t, os.Symlink(link, link))
+	if info, found, err := c.Lookup(filepath.Join(link, "mount")); err == nil {
+		t.Errorf("Lookup = %+v, %v", info, found)
+	}
+}
+
 func TestMountsListsEveryMountThatMayBeOfThisCache(t *testing.T) {
 	c := newCache(t)
 	dir := t.TempDir()

@@ -17,7 +17,7 @@ import (
 // Info is one line of mountinfo (proc_pid_mountinfo(5)), with its escapes undone.
 type Info struct {
 	Device   string // major:minor of the superblock
-	Root     string // the mounted directory's path in its file system
+	Root     string // the mounted directory's path in its file system; its last one if it was removed
 	Target   string // where it is mounted
 	FSType   string
 	Source   string // for a Ballast overlay: Source(volume id, target)
@@ -28,6 +28,10 @@ type Info struct {
 	// directory.
 	View string
 }
+
+// deleted is what the kernel puts behind the path of a directory that was removed
+// (dentry_path in fs/d_path.c). No path has two slashes in a row otherwise.
+const deleted = "//deleted"
 
 const mountinfoPath = "/proc/self/mountinfo"
 
@@ -78,19 +82,35 @@ func (m *Mounter) Mounts() ([]Info, error) {
 	return ours, nil
 }
 
-// resolve returns dir as mountinfo shows it: without links, and kubelet's directory is
-// often behind one. What of it is not to be seen is taken as it is: something may be
-// mounted over it, and what is mounted below is still there.
+// maxLinks is how many links resolve follows, as many as the kernel does.
+const maxLinks = 40
+
+// resolve returns dir, which is absolute, as mountinfo shows it: without links, and
+// kubelet's directory is often behind one. What of it is not to be seen is taken as it
+// is, also behind a link: something may be mounted over it, and what is mounted below
+// is still there.
 func resolve(dir string) (string, error) {
-	rest := ""
-	for {
-		found, err := filepath.EvalSymlinks(dir)
-		if !errors.Is(err, fs.ErrNotExist) {
-			return filepath.Join(found, rest), err
+	done, left := "/", dir
+	for links := 0; left != ""; {
+		name, rest, _ := strings.Cut(left, "/")
+		path := filepath.Join(done, name) // ".." too: there is no link in done
+		to, err := os.Readlink(path)
+		switch {
+		case errors.Is(err, unix.EINVAL) || errors.Is(err, fs.ErrNotExist): // no link
+			done, left = path, rest
+			continue
+		case err != nil:
+			return "", err
 		}
-		rest = filepath.Join(filepath.Base(dir), rest)
-		dir = filepath.Dir(dir)
+		if links++; links > maxLinks {
+			return "", fmt.Errorf("resolve %s: %w", dir, unix.ELOOP)
+		}
+		if filepath.IsAbs(to) {
+			done = "/"
+		}
+		left = to + "/" + rest
 	}
+	return done, nil
 }
 
 // on returns the mount that covers target: the last one in the list.
@@ -183,7 +203,7 @@ func parseLine(line string) (Info, bool) {
 	options, super := strings.Split(f[5], ","), strings.Split(f[dash+3], ",")
 	superReadOnly := slices.Contains(super, "ro")
 	return Info{
-		Device: f[2], Root: unescape(f[3]), Target: unescape(f[4]),
+		Device: f[2], Root: strings.TrimSuffix(unescape(f[3]), deleted), Target: unescape(f[4]),
 		FSType: f[dash+1], Source: unescape(f[dash+2]),
 		ReadOnly:      superReadOnly || slices.Contains(options, "ro"),
 		SuperReadOnly: superReadOnly,

@@ -25,6 +25,14 @@ func TestParseMountinfo(t *testing.T) {
 			`40 25 8:1 /ballast/views/v/root /pods/b/mount ro,nosuid master:1 propagate_from:2 unbindable - ext4 /dev/sda1 rw,errors=continue`,
 			Info{Device: "8:1", Root: "/ballast/views/v/root", Target: "/pods/b/mount", FSType: "ext4", Source: "/dev/sda1", ReadOnly: true},
 		},
+		"a directory that was removed": {
+			`40 25 8:1 /views/v.partial/root//deleted /pods/b/mount ro - ext4 /dev/sda1 rw`,
+			Info{Device: "8:1", Root: "/views/v.partial/root", Target: "/pods/b/mount", FSType: "ext4", Source: "/dev/sda1", ReadOnly: true},
+		},
+		"a directory of that name": {
+			`40 25 8:1 /a/deleted /pods/b/mount ro - ext4 /dev/sda1 rw`,
+			Info{Device: "8:1", Root: "/a/deleted", Target: "/pods/b/mount", FSType: "ext4", Source: "/dev/sda1", ReadOnly: true},
+		},
 		"no optional field": {
 			`1 0 8:1 / / rw - ext4 /dev/sda1 rw`,
 			Info{Device: "8:1", Root: "/", Target: "/", FSType: "ext4", Source: "/dev/sda1"},
