@@ -3,11 +3,14 @@ package csi
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"go.uber.org/zap/zapcore"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
+
+	"github.com/ballast-csi/ballast/agent/agentpb"
 )
 
 // linkedAndCovered publishes a volume on a target behind a link, and then mounts
@@ -42,6 +45,17 @@ func (b *bench) linkedAndCovered(t *testing.T, bind, link bool) (target string, 
 	return target, uncover
 }
 
+// wantKeptBecause checks that the last unpublish said why the pin is kept.
+func (b *bench) wantKeptBecause(t *testing.T, why string) {
+	t.Helper()
+	all := b.logs.FilterLevelExact(zapcore.WarnLevel).All()
+	if len(all) == 0 {
+		t.Errorf("nothing told, want %q", why)
+	} else if got, _ := all[len(all)-1].ContextMap()["error"].(string); !strings.Contains(got, why) {
+		t.Errorf("told %q, want %q in it", got, why)
+	}
+}
+
 // Whatever is mounted over kubelet's directory, the volume below is in use.
 func TestNoCallReleasesAVolumeThatIsMountedBehindACover(t *testing.T) {
 	for name, test := range map[string]struct{ bind, link bool }{
@@ -65,9 +79,7 @@ func TestNoCallReleasesAVolumeThatIsMountedBehindACover(t *testing.T) {
 			_, err := b.node.NodeUnpublishVolume(t.Context(), unpublishRequest("vol", target))
 			if test.link {
 				must(t, err) // of the target nothing is known any more: only that it must keep its pin
-				if b.logs.FilterLevelExact(zapcore.WarnLevel).FilterMessageSnippet("still mounted").Len() != 1 {
-					t.Errorf("not told: %v", b.logs.All())
-				}
+				b.wantKeptBecause(t, "still mounted on "+filepath.Join(b.dir, "kubelet/pods/pod-1"))
 			} else {
 				wantCode(t, err, codes.Unavailable)
 			}
@@ -87,6 +99,30 @@ func TestNoCallReleasesAVolumeThatIsMountedBehindACover(t *testing.T) {
 				t.Errorf("%d pins of a volume that is gone", n)
 			}
 		})
+	}
+}
+
+// With kubelet's directory out of sight (it is not mounted into the CSI driver's pod),
+// no mount that can be seen says nothing.
+func TestNoCallReleasesAVolumeWhileKubeletsDirectoryIsOutOfSight(t *testing.T) {
+	b := newBench(t)
+	target := b.target(t, "pod-1")
+	b.agent.set(func(a *fakeAgent) { a.pin(&agentpb.Volume{Id: "vol", TargetPath: target}) })
+	kubelet := filepath.Join(b.dir, "kubelet")
+	must(t, os.Rename(kubelet, kubelet+".elsewhere"))
+	_, err := b.node.NodeUnpublishVolume(t.Context(), unpublishRequest("vol", target))
+	must(t, err)
+	b.wantKeptBecause(t, "cannot be seen from here")
+	_, err = b.node.NodePublishVolume(t.Context(), publishRequest("vol", target))
+	wantCode(t, err, codes.Unavailable)
+	if n := b.agent.pinned(); n != 1 {
+		t.Errorf("%d pins", n)
+	}
+	must(t, os.Rename(kubelet+".elsewhere", kubelet))
+	_, err = b.node.NodeUnpublishVolume(t.Context(), unpublishRequest("vol", target))
+	must(t, err)
+	if n := b.agent.pinned(); n != 0 {
+		t.Errorf("%d pins", n)
 	}
 }
 
@@ -119,6 +155,7 @@ func TestASubPathOfABindKeepsItsPin(t *testing.T) {
 	must(t, unix.Mount(filepath.Join(target, "sub"), sub, "", unix.MS_BIND, ""))
 	_, err := b.node.NodeUnpublishVolume(t.Context(), unpublishRequest("vol", target))
 	must(t, err)
+	b.wantKeptBecause(t, "still mounted on "+sub)
 	if n := b.agent.pinned(); n != 1 {
 		t.Errorf("%d pins", n)
 	}

@@ -218,9 +218,9 @@ func (n *node) NodeUnpublishVolume(_ context.Context, r *spec.NodeUnpublishVolum
 		return nil, err
 	}
 	log := n.log.With(zap.String(keyVolume, volume.GetId()), zap.String(keyTarget, volume.GetTargetPath()))
-	if err := n.notShown(showing(volume)); err != nil {
-		log.Warn("nothing is mounted on the target, but the volume, or a part of it, may be mounted elsewhere: "+
-			"the pin is released once it is not. Is something mounted over kubelet's directory?", zap.Error(err))
+	if err := n.notElsewhere(volume); err != nil {
+		log.Warn("no mount is to be seen on the target, but the volume, or a part of it, may be mounted elsewhere: "+
+			"the pin is released once it certainly is not", zap.Error(err))
 	} else if err := n.release(volume); err != nil {
 		log.Warn("unmounted, but the pin is still there: it is released when the agent is back", zap.Error(err))
 	} else {

@@ -140,8 +140,8 @@ func (n *node) reconcileUnreadable(name string, sees bool) error {
 		n.log.Warn("a pin cannot be read, and is kept: whether its volume is mounted cannot be told, as there is no other pin "+
 			"that shows that kubelet's directory can be seen from here. While it is kept nothing is evicted. Check that the CSI driver's pod "+
 			"mounts kubelet's directory (its --root-dir) under its own path; then the pin is released while another pod on this node has a "+
-			"Ballast volume. Or, if no mount on the node has the source in this entry and no pod with hostUsers: false has a Ballast volume "+
-			"(findmnt -S), remove the pin's file from pins in the cache directory and restart the agent",
+			"Ballast volume. Or, if the node's /proc/1/mountinfo does not have the source in this entry and no pod with hostUsers: false has a "+
+			"Ballast volume, remove the pin's file from pins in the cache directory and restart the agent",
 			zap.String(keyPin, name), zap.String("source", source))
 		return nil
 	}

@@ -42,7 +42,19 @@ func (n *node) gone(volume *agentpb.Volume) error {
 	if err := n.stillMounted(volume); err != nil {
 		return err
 	}
-	return n.notShown(showing(volume))
+	return n.notElsewhere(volume)
+}
+
+// notElsewhere is gone's second half, for a volume whose target is no mount.
+func (n *node) notElsewhere(volume *agentpb.Volume) error {
+	if err := n.notShown(showing(volume)); err != nil {
+		return err
+	}
+	if at, ok := parseTarget(volume.GetTargetPath()); ok && !isDir(at.pods) {
+		return failf(nodeFailed, "%s cannot be seen from here, and so no mount in it: "+
+			"the CSI driver's pod must mount kubelet's directory under its own path, and nothing may be mounted over it", at.pods)
+	}
+	return nil
 }
 
 // showing recognises the volume's mounts, and those of parts of it (subPath). An
