@@ -4,6 +4,7 @@ import (
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
+	"fmt"
 	"sync"
 	"time"
 
@@ -21,8 +22,11 @@ type access struct {
 	proofGrace time.Duration
 	key        [32]byte // of this process: the hashes mean nothing outside it
 
-	mu     sync.Mutex // guards proofs
+	mu     sync.Mutex // guards what follows
 	proofs map[proofKey]time.Time
+	// withdrawn is when a credential (anonymous if zero) was last turned away: an
+	// answer to a question asked before that proves nothing any more.
+	withdrawn map[proofKey]time.Time
 }
 
 type proofKey struct {
@@ -37,6 +41,7 @@ func newAccess(cfg Config) *access {
 		proofFor:   cfg.ProofFor,
 		proofGrace: cfg.ProofGrace,
 		proofs:     map[proofKey]time.Time{},
+		withdrawn:  map[proofKey]time.Time{},
 	}
 	rand.Read(a.key[:]) // never fails (crypto/rand)
 	return a
@@ -77,23 +82,34 @@ func (a *access) proved(cred fetcher.Secret, repo fetcher.Repo, unreachable bool
 	return ok && within(at, limit)
 }
 
-// grant records that cred (anonymous if zero) was let through to repo's content.
-func (a *access) grant(cred fetcher.Secret, repo fetcher.Repo) error {
-	if cred.IsZero() {
-		return a.store.SetPublic(repo, time.Now())
-	}
+// errWithdrawn: the credential was turned away while its question was being answered.
+var errWithdrawn = fmt.Errorf("access was withdrawn meanwhile: %w", fetcher.ErrNotFound)
+
+// grant records that cred (anonymous if zero) was let through to repo's content, by the
+// answer to a question that was asked at a given time. It returns errWithdrawn if cred
+// was turned away since.
+func (a *access) grant(cred fetcher.Secret, repo fetcher.Repo, asked time.Time) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.proofs[a.proofKey(cred, repo)] = time.Now()
+	key := a.proofKey(cred, repo)
+	if !a.withdrawn[key].Before(asked) {
+		return errWithdrawn
+	}
+	if cred.IsZero() {
+		return a.store.SetPublic(repo, asked)
+	}
+	a.proofs[key] = asked
 	return nil
 }
 
 // withdraw records that cred (anonymous if zero) was turned away.
 func (a *access) withdraw(cred fetcher.Secret, repo fetcher.Repo) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	key := a.proofKey(cred, repo)
+	a.withdrawn[key] = time.Now()
+	delete(a.proofs, key)
 	if !cred.IsZero() {
-		a.mu.Lock()
-		defer a.mu.Unlock()
-		delete(a.proofs, a.proofKey(cred, repo))
 		return nil
 	}
 	rec, err := a.store.Repo(repo)
@@ -103,13 +119,18 @@ func (a *access) withdraw(cred fetcher.Secret, repo fetcher.Repo) error {
 	return a.store.SetPublic(repo, time.Time{})
 }
 
-// prune drops proofs that can no longer count.
+// prune drops what can no longer count. A question is answered within longestAnswer.
 func (a *access) prune(now time.Time) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for k, at := range a.proofs {
 		if now.Sub(at) > a.proofFor+a.proofGrace {
 			delete(a.proofs, k)
+		}
+	}
+	for k, at := range a.withdrawn {
+		if now.Sub(at) > 2*longestAnswer {
+			delete(a.withdrawn, k)
 		}
 	}
 }

@@ -113,16 +113,12 @@ func New(cfg Config) (*Agent, error) {
 	return a, nil
 }
 
-// abandoned is how long an Ingest is kept for a download that does not go on.
-const abandoned = 7 * 24 * time.Hour
-
 // Run does the agent's background work until ctx ends, and then returns nil: it has
 // ended every call and stopped every Flight (their Ingests stay for resume), so the
-// Store may be closed. It returns an error when the state of the cache on disk is no longer known: the
-// process should end, and find out by starting again.
+// Store may be closed. It returns an error when the state of the cache on disk is no
+// longer known: the process should end, and find out by starting again.
 func (a *Agent) Run(ctx context.Context) (err error) {
 	defer a.work.Wait()
-	defer a.cancel()
 	tick := time.NewTicker(min(30*time.Second, a.cfg.ForgetAfter))
 	defer tick.Stop()
 	clean := time.NewTicker(time.Hour)
@@ -130,7 +126,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	for {
 		select {
 		case <-clean.C:
-			if err := a.check(a.store.DropStaleIngests(abandoned)); err != nil {
+			if err := a.check(a.store.DropStaleIngests(store.StaleAfter)); err != nil {
 				a.log.Warn("ingests that nobody resumes were not removed", zap.Error(err))
 			}
 			continue
@@ -142,8 +138,9 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 		case <-ctx.Done():
 		}
 		a.mu.Lock()
+		defer a.mu.Unlock()
 		a.closed = true
-		a.mu.Unlock()
+		a.cancel() // together: what cannot begin any more finds the context ended
 		return err
 	}
 }
@@ -204,7 +201,7 @@ func (a *Agent) acquire(ctx context.Context, req Request) (Mountable, error) {
 	if err != nil {
 		return Mountable{}, err
 	}
-	view, pinned, err := a.pinned(req)
+	view, pinned, err := a.pinned(ctx, req)
 	var fetched int64
 	if err == nil && !pinned {
 		view, fetched, err = a.pin(ctx, req, g)
@@ -217,7 +214,7 @@ func (a *Agent) acquire(ctx context.Context, req Request) (Mountable, error) {
 
 // pinned returns the View that req.Volume has pinned already: a pod keeps the
 // Revision it started with, even if its Ref has moved since.
-func (a *Agent) pinned(req Request) (store.View, bool, error) {
+func (a *Agent) pinned(ctx context.Context, req Request) (store.View, bool, error) {
 	view, ok, err := a.store.PinnedView(req.Volume)
 	if err != nil || !ok {
 		return store.View{}, false, err
@@ -226,13 +223,13 @@ func (a *Agent) pinned(req Request) (store.View, bool, error) {
 	if commit, pinned := req.Ref.Commit(); pinned {
 		want.Revision.Commit = commit
 	}
-	return a.store.PinView(want, req.Volume) // refuses if that is another View
+	return a.store.PinView(ctx, want, req.Volume) // refuses if that is another View
 }
 
 // pin pins the View that g grants, making it first if need be.
 func (a *Agent) pin(ctx context.Context, req Request, g grant) (view store.View, fetched int64, err error) {
 	key := store.ViewKey{Revision: g.manifest.Revision, Ref: req.Ref, Filter: req.Filter, Layout: req.Layout}
-	view, ok, err := a.store.PinView(key, req.Volume)
+	view, ok, err := a.store.PinView(ctx, key, req.Volume)
 	if ok || err != nil {
 		return view, 0, err
 	}
@@ -242,10 +239,7 @@ func (a *Agent) pin(ctx context.Context, req Request, g grant) (view store.View,
 	if err := a.store.AssembleView(ctx, key, g.manifest); err != nil {
 		return view, 0, err
 	}
-	if err := ctx.Err(); err != nil {
-		return view, 0, err // released meanwhile, perhaps: a Pin would be left over
-	}
-	if view, ok, err = a.store.PinView(key, req.Volume); err == nil && !ok {
+	if view, ok, err = a.store.PinView(ctx, key, req.Volume); err == nil && !ok {
 		err = fmt.Errorf("view of %s was gone before it could be pinned", key.Revision)
 	}
 	return view, fetched, err

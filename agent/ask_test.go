@@ -295,6 +295,7 @@ func TestWhichOfTwoAnswersIsTold(t *testing.T) {
 		waits            bool
 	}{
 		{"a rate limit passes, whatever the token is worth", http.StatusTooManyRequests, http.StatusUnauthorized, true},
+		{"a rate limit says that the Hub is there, whatever the token meets", http.StatusTooManyRequests, http.StatusBadGateway, true},
 		{"a token that works needs no anonymous answer", http.StatusBadGateway, http.StatusOK, false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

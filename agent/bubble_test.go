@@ -152,3 +152,90 @@ func TestThoseWhoAskTheSameShareOneAnswer(t *testing.T) {
 		stop()
 	})
 }
+
+// far is an Authority that answers as it is told to.
+type far struct {
+	stuck
+	prove func() (fetcher.Proof, error)
+	list  func()
+}
+
+func (f far) Prove(context.Context, fetcher.Repo, fetcher.Ref, fetcher.Path, fetcher.Secret) (fetcher.Proof, error) {
+	return f.prove()
+}
+
+func (f far) Manifest(ctx context.Context, rev fetcher.Revision, cred fetcher.Secret) (*fetcher.Manifest, error) {
+	f.list()
+	return f.stuck.Manifest(ctx, rev, cred)
+}
+
+// A proof is as old as the question: what was withdrawn while a long listing was being
+// answered stays withdrawn.
+func TestASlowAnswerDoesNotOverruleALaterDenial(t *testing.T) {
+	s := storetest.Open(t)
+	synctest.Test(t, func(t *testing.T) {
+		path, _ := fetcher.ParsePath("model.bin")
+		digest, _ := fetcher.NewDigest(fetcher.SHA256, strings.Repeat("0", 64))
+		moved, _ := fetcher.ParseCommit(strings.Repeat("b", 40))
+		var proof fetcher.Proof // by default what Resolve says
+		listing := time.Duration(0)
+		hub := far{
+			stuck: stuck{fetcher.File{Path: path, Size: 10, Digest: digest}},
+			prove: func() (fetcher.Proof, error) { return proof, nil },
+			list:  func() { time.Sleep(listing) }, // of the bubble's clock
+		}
+		a, stop := runOn(t, s, hub)
+		repo, _ := fetcher.ParseRepo("org/name")
+		ref, _ := fetcher.ParseRef("main")
+		acquire := func(d time.Duration) error {
+			ctx, cancel := context.WithTimeout(t.Context(), d)
+			defer cancel()
+			_, err := a.Acquire(ctx, Request{Volume: store.Volume{ID: "v", Target: "/t"}, Repo: repo, Ref: ref, Layout: store.Snapshot})
+			return err
+		}
+		var waiting *WaitingError
+		if err := acquire(time.Second); !errors.As(err, &waiting) || waiting.Total == 0 {
+			t.Fatalf("at first it is public: %v", err)
+		}
+		time.Sleep(2 * time.Minute)
+		proof.Commit, listing = moved, time.Minute // the Ref has moved
+		ended := make(chan error)
+		go func() { ended <- acquire(2 * time.Minute) }()
+		time.Sleep(30 * time.Second)
+		if err := a.access.withdraw(fetcher.Secret{}, repo); err != nil { // another's question
+			t.Fatal(err)
+		}
+		if err := <-ended; !errors.Is(err, fetcher.ErrNotFound) {
+			t.Errorf("the slow one was let through: %v", err)
+		}
+		if rec, err := s.Repo(repo); err != nil || !rec.PublicAt.IsZero() {
+			t.Errorf("the repository counts as public since %v (%v)", rec.PublicAt, err)
+		}
+		stop()
+	})
+}
+
+func TestAQuestionEndsAtLast(t *testing.T) {
+	s := storetest.Open(t)
+	synctest.Test(t, func(t *testing.T) {
+		hub := slowly{}
+		a, stop := runOn(t, s, hub)
+		repo, _ := fetcher.ParseRepo("org/name")
+		ref, _ := fetcher.ParseRef("main")
+		ctx, cancel := context.WithTimeout(t.Context(), longestAnswer+time.Minute)
+		defer cancel()
+		_, err := a.Acquire(ctx, Request{Volume: store.Volume{ID: "v", Target: "/t"}, Repo: repo, Ref: ref, Layout: store.Snapshot})
+		if err == nil || !strings.Contains(err.Error(), "did not answer about org/name@main within 10m0s") {
+			t.Errorf("the wait ended with %v", err)
+		}
+		stop()
+	})
+}
+
+// slowly is an Authority that never answers.
+type slowly struct{ stuck }
+
+func (slowly) Resolve(ctx context.Context, _ fetcher.Repo, _ fetcher.Ref, _ fetcher.Secret) (fetcher.Commit, error) {
+	<-ctx.Done()
+	return fetcher.Commit{}, ctx.Err()
+}

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"syscall"
 	"time"
 
 	"github.com/ballast-csi/ballast/agent/store"
@@ -76,8 +77,16 @@ func (a *Agent) begin(f func()) bool {
 	return true
 }
 
-// passes reports whether time may mend err: the far end's trouble, or a full disk.
-func passes(err error) bool { return fetcher.Transient(err) || errors.Is(err, store.ErrNoSpace) }
+// passes reports whether time may mend err: the far end's trouble, a full disk, or this
+// process being short of something.
+func passes(err error) bool {
+	for _, short := range []error{store.ErrNoSpace, syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM} {
+		if errors.Is(err, short) {
+			return true
+		}
+	}
+	return fetcher.Transient(err)
+}
 
 // pause waits after err: as long as its RateLimitedError asks, or every.
 func pause(ctx context.Context, every time.Duration, err error) {

@@ -54,7 +54,7 @@ func refuse(req Request, err error) error {
 		advice = "check the revision attribute: a branch, a tag or a full commit of this repository"
 	case errors.Is(err, ErrNothingSelected):
 		advice = "check the include and exclude attributes"
-	case errors.Is(err, fetcher.ErrMalformed):
+	case errors.Is(err, fetcher.ErrMalformed) || errors.Is(err, fetcher.ErrEntryNotFound):
 		advice = "the repository cannot be used as it is; ask whoever keeps it, or choose another revision"
 	case errors.As(err, &mismatch):
 		advice = "nothing of it was kept or mounted, and the next try fetches it again; if that fails too, " +
@@ -62,7 +62,7 @@ func refuse(req Request, err error) error {
 	case errors.Is(err, store.ErrPinned):
 		advice = "a volume cannot change what it shows: make a new pod"
 	case errors.Is(err, store.ErrTooLarge):
-		advice = "give the cache directory a larger disk, or leave the file out with exclude"
+		advice = "give the cache directory a larger disk, keep less of it free (--reserve-bytes), or leave the file out with exclude"
 	default:
 		advice = "see the log of Ballast's agent on this node"
 	}

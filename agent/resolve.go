@@ -26,6 +26,9 @@ type askKey struct {
 	ref   fetcher.Ref
 }
 
+// longestAnswer bounds one question, a listing of a million files included.
+const longestAnswer = 10 * time.Minute
+
 // question is put to the Authority once for all who wait for its answer. It outlives
 // their calls: a long listing takes longer than one.
 type question struct {
@@ -86,7 +89,13 @@ func (a *Agent) question(req Request, known knowledge) *question {
 	}
 	q := &question{done: make(chan struct{})}
 	started := a.begin(func() {
-		q.manifest, q.public, q.err = a.ask(a.ctx, req, known)
+		ctx, cancel := context.WithTimeoutCause(a.ctx, longestAnswer, &fetcher.UnreachableError{
+			Err: fmt.Errorf("%s did not answer about %s within %s", a.cfg.Authority.Name(), req, longestAnswer)})
+		defer cancel()
+		q.manifest, q.public, q.err = a.ask(ctx, req, known)
+		if cause := context.Cause(ctx); q.err != nil && fetcher.Unreachable(cause) {
+			q.err = cause
+		}
 		a.mu.Lock()
 		delete(a.questions, key)
 		a.mu.Unlock()
@@ -96,7 +105,7 @@ func (a *Agent) question(req Request, known knowledge) *question {
 		}
 	})
 	if !started {
-		q.err = a.ctx.Err()
+		q.err = context.Canceled
 		close(q.done)
 		return q
 	}
@@ -164,7 +173,7 @@ func (a *Agent) ask(ctx context.Context, req Request, known knowledge) (_ *fetch
 	for _, cred := range credentials {
 		m, asking := a.askAs(ctx, req, known.manifest, cred)
 		if asking == nil {
-			return m, public || cred.IsZero(), a.access.grant(cred, req.Repo)
+			return m, public || cred.IsZero(), nil
 		}
 		if fetcher.Denied(asking) {
 			public = false
@@ -182,10 +191,10 @@ func (a *Agent) ask(ctx context.Context, req Request, known knowledge) (_ *fetch
 func telling(anonymous, token error) error {
 	var limited *fetcher.RateLimitedError
 	switch {
+	case errors.As(anonymous, &limited) && !errors.As(token, new(*fetcher.RateLimitedError)):
+		return anonymous // and so the Hub was reached
 	case anonymous == nil || fetcher.Transient(token):
 		return token
-	case errors.As(anonymous, &limited):
-		return anonymous
 	case fetcher.Denied(token) && !fetcher.Denied(anonymous) && !fetcher.Unreachable(anonymous):
 		return anonymous
 	}
@@ -194,14 +203,19 @@ func telling(anonymous, token error) error {
 
 // askAs asks with one credential: one HEAD of content when a Manifest is at hand,
 // which proves access and resolves the Ref at once; the Ref and its Manifest first
-// when not. What it learns is recorded only after access is proved.
+// when not. What it learns is recorded only after access is proved, as of when it was
+// asked: a listing may take minutes, and others may have learned better meanwhile.
 func (a *Agent) askAs(ctx context.Context, req Request, m *fetcher.Manifest, cred fetcher.Secret) (*fetcher.Manifest, error) {
-	fresh, err := a.prove(ctx, req, m, cred)
+	asked := time.Now()
+	fresh, proved, err := a.prove(ctx, req, m, cred)
 	if m != nil && errors.Is(err, fetcher.ErrEntryNotFound) { // the Ref has moved, and the file is gone
-		fresh, err = a.prove(ctx, req, nil, cred)
+		fresh, proved, err = a.prove(ctx, req, nil, cred)
 	}
 	if err != nil {
 		return nil, err
+	}
+	if err := a.access.grant(cred, req.Repo, proved); err != nil {
+		return nil, fmt.Errorf("%s: %w", req, err)
 	}
 	if fresh != m {
 		if err := a.store.PutManifest(fresh); err != nil {
@@ -209,7 +223,7 @@ func (a *Agent) askAs(ctx context.Context, req Request, m *fetcher.Manifest, cre
 		}
 	}
 	if _, pinned := req.Ref.Commit(); !pinned {
-		rec := store.RefRecord{Commit: fresh.Revision.Commit, ResolvedAt: time.Now(), Authority: a.cfg.Authority.Name()}
+		rec := store.RefRecord{Commit: fresh.Revision.Commit, ResolvedAt: asked, Authority: a.cfg.Authority.Name()}
 		if err := a.store.SetRef(req.Repo, req.Ref, rec); err != nil {
 			return nil, err
 		}
@@ -217,47 +231,47 @@ func (a *Agent) askAs(ctx context.Context, req Request, m *fetcher.Manifest, cre
 	return fresh, nil
 }
 
-// prove is askAs without the records. It returns m itself if that is still what
-// the Ref names.
-func (a *Agent) prove(ctx context.Context, req Request, m *fetcher.Manifest, cred fetcher.Secret) (*fetcher.Manifest, error) {
+// prove is askAs without the records. It returns m itself if that is still what the Ref
+// names, and when the question that proves access was asked.
+func (a *Agent) prove(ctx context.Context, req Request, m *fetcher.Manifest, cred fetcher.Secret) (_ *fetcher.Manifest, proved time.Time, err error) {
 	authority, ref := a.cfg.Authority, req.Ref
 	if m == nil {
 		commit, pinned := ref.Commit()
 		if !pinned {
-			var err error
 			if commit, err = authority.Resolve(ctx, req.Repo, ref, cred); err != nil {
-				return nil, err
+				return nil, proved, err
 			}
 		}
-		var err error
 		if m, err = authority.Manifest(ctx, fetcher.Revision{Repo: req.Repo, Commit: commit}, cred); err != nil {
-			return nil, err
+			return nil, proved, err
 		}
 		ref = commit.Ref()
 	}
 	file := probe(m)
+	proved = time.Now()
 	proof, err := authority.Prove(ctx, req.Repo, ref, file.Path, cred)
 	if err != nil {
-		return nil, err
+		return nil, proved, err
 	}
 	commit := proof.Commit
 	if commit.IsZero() { // not told
 		if commit, err = authority.Resolve(ctx, req.Repo, ref, cred); err != nil {
-			return nil, err
+			return nil, proved, err
 		}
 	}
 	told := proof.Digest.Algorithm() == file.Digest.Algorithm() && !proof.Digest.IsZero()
 	switch same := commit == m.Revision.Commit; {
 	case same && told && proof.Digest != file.Digest:
-		return nil, fmt.Errorf("%w: %s lists %s of %s as %s and serves it as %s", fetcher.ErrMalformed,
+		return nil, proved, fmt.Errorf("%w: %s lists %s of %s as %s and serves it as %s", fetcher.ErrMalformed,
 			authority.Name(), file.Path, m.Revision, file.Digest, proof.Digest)
 	case same:
-		return m, nil
+		return m, proved, nil
 	}
 	if _, pinned := ref.Commit(); pinned {
-		return nil, fmt.Errorf("%w: %s answers for commit %s with commit %s", fetcher.ErrMalformed, authority.Name(), ref, commit)
+		return nil, proved, fmt.Errorf("%w: %s answers for commit %s of %s with commit %s", fetcher.ErrMalformed, authority.Name(), ref, req.Repo, commit)
 	}
-	return authority.Manifest(ctx, fetcher.Revision{Repo: req.Repo, Commit: commit}, cred)
+	m, err = authority.Manifest(ctx, fetcher.Revision{Repo: req.Repo, Commit: commit}, cred)
+	return m, proved, err
 }
 
 // probe chooses the file whose content proves access to all of a Repo: the largest

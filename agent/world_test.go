@@ -56,7 +56,7 @@ func newWorld(t *testing.T) *world {
 func (w *world) start() *world {
 	w.t.Helper()
 	log := zaptest.NewLogger(w.t)
-	s, err := store.Open(store.Config{Dir: w.dir, Log: log})
+	s, err := store.Open(store.Config{Dir: w.dir, Log: log, Reserve: -1})
 	must(w.t, err)
 	client, err := hub.New(hub.Config{Endpoint: w.hub.URL(), UserAgent: "ballast/test", Log: log})
 	must(w.t, err)

@@ -112,7 +112,7 @@ func mounted(t *testing.T, s *store.Store, m *fetcher.Manifest, keep fetcher.Fil
 	if err := s.AssembleView(t.Context(), key, m.Select(keep)); err != nil {
 		t.Fatal(err)
 	}
-	view, ok, err := s.PinView(key, volume)
+	view, ok, err := s.PinView(t.Context(), key, volume)
 	if err != nil || !ok {
 		t.Fatalf("pin: %v, %v", ok, err)
 	}

@@ -27,6 +27,7 @@ func Serve(ctx context.Context, l net.Listener, a *agent.Agent) error {
 		<-stopped
 		return nil
 	}
+	server.Stop()
 	return fmt.Errorf("serve %s: %w", l.Addr(), err)
 }
 

@@ -60,7 +60,7 @@ func TestADamagedViewIsOfferedToNobodyAndMadeAgain(t *testing.T) {
 			t.Fatal(err)
 		}
 		s = storetest.OpenAt(t, dir)
-		if _, ok, err := s.PinView(k, volume("1")); ok || err != nil {
+		if _, ok, err := s.PinView(t.Context(), k, volume("1")); ok || err != nil {
 			t.Errorf("%s: PinView says %v, %v", name, ok, err)
 		}
 		if left, _ := filepath.Glob(filepath.Join(dir, "views", view.ID+"*")); len(left) > 0 {
@@ -95,7 +95,7 @@ func TestADamagedViewThatIsPinnedIsKeptBesideTheOneMadeAgain(t *testing.T) {
 		}
 		s = storetest.OpenAt(t, dir)
 		mustCheck(t, dir)
-		if _, ok, err := s.PinView(k, volume("new")); ok || err != nil {
+		if _, ok, err := s.PinView(t.Context(), k, volume("new")); ok || err != nil {
 			t.Errorf("PinView says %v, %v", ok, err)
 		}
 		if again := mustView(t, s, k, m, volume("new")); again != view {
@@ -121,7 +121,7 @@ func TestADamagedViewThatIsPinnedIsKeptBesideTheOneMadeAgain(t *testing.T) {
 	if got := asides(); len(got) > 0 {
 		t.Errorf("nothing is pinned and kept are %v", got)
 	}
-	if _, ok, err := s.PinView(k, volume("new")); !ok || err != nil {
+	if _, ok, err := s.PinView(t.Context(), k, volume("new")); !ok || err != nil {
 		t.Errorf("PinView of the whole one says %v, %v", ok, err)
 	}
 }
@@ -177,7 +177,7 @@ func TestAViewThatIsTakenBackLosesItsNameFirst(t *testing.T) {
 	if _, err := os.Lstat(final); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("what is left of the view has its name (%v)", err)
 	}
-	if _, ok, err := s.PinView(k, volume("1")); ok || err != nil {
+	if _, ok, err := s.PinView(t.Context(), k, volume("1")); ok || err != nil {
 		t.Errorf("PinView says %v, %v", ok, err)
 	}
 	s.Close()
@@ -185,7 +185,7 @@ func TestAViewThatIsTakenBackLosesItsNameFirst(t *testing.T) {
 		t.Fatal(err)
 	}
 	s = storetest.OpenAt(t, dir)
-	if _, ok, err := s.PinView(k, volume("1")); ok || err != nil {
+	if _, ok, err := s.PinView(t.Context(), k, volume("1")); ok || err != nil {
 		t.Errorf("PinView after opening again says %v, %v", ok, err)
 	}
 	mustView(t, s, k, m, volume("1"))

@@ -28,8 +28,9 @@ func (s *Store) AssembleView(ctx context.Context, k ViewKey, m *fetcher.Manifest
 	if m.Revision != k.Revision {
 		return fmt.Errorf("view of %s: the manifest is that of %s", k.Revision, m.Revision)
 	}
+	selected := k.Filter.Matcher()
 	for _, f := range m.Files {
-		if !k.Filter.Match(f.Path) {
+		if !selected(f.Path) {
 			return fmt.Errorf("view of %s: %s is not among the files selected", k.Revision, f.Path)
 		}
 	}

@@ -76,7 +76,7 @@ func TestNoPinWaitsForTheAssemblyOfAnotherView(t *testing.T) {
 		go func() { done <- s.AssembleView(t.Context(), other, m) }()
 		<-d.started
 		// Would wait for ever.
-		if _, ok, err := s.PinView(k, volume("2")); err != nil || !ok {
+		if _, ok, err := s.PinView(t.Context(), k, volume("2")); err != nil || !ok {
 			t.Errorf("PinView says %v, %v", ok, err)
 		}
 		if got, ok, err := s.PinnedView(volume("1")); err != nil || !ok || got != view {
@@ -85,14 +85,14 @@ func TestNoPinWaitsForTheAssemblyOfAnotherView(t *testing.T) {
 		if err := s.Unpin(t.Context(), volume("2")); err != nil {
 			t.Error(err)
 		}
-		if _, ok, err := s.PinView(other, volume("3")); err != nil || ok {
+		if _, ok, err := s.PinView(t.Context(), other, volume("3")); err != nil || ok {
 			t.Errorf("PinView of the view that is being made says %v, %v", ok, err)
 		}
 		close(d.goOn)
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
-		if _, ok, err := s.PinView(other, volume("3")); err != nil || !ok {
+		if _, ok, err := s.PinView(t.Context(), other, volume("3")); err != nil || !ok {
 			t.Errorf("PinView of the view made says %v, %v", ok, err)
 		}
 	}
@@ -127,7 +127,7 @@ func TestAViewIsAssembledOnceByManyAndAgainIfTheFirstFails(t *testing.T) {
 		if want := map[bool]int{false: len(m.Files), true: 2 * len(m.Files)}[fail]; d.links != want {
 			t.Errorf("%d links were made, want %d", d.links, want)
 		}
-		if _, ok, err := s.PinView(k, volume("1")); err != nil || !ok {
+		if _, ok, err := s.PinView(t.Context(), k, volume("1")); err != nil || !ok {
 			t.Errorf("PinView says %v, %v", ok, err)
 		}
 	}

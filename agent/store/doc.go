@@ -51,7 +51,8 @@
 // use: what is here can be used on a disk that is full for downloads.
 //
 // A change that fails is undone or, where undoing fails too, the last that this process
-// makes (ErrUnknownState).
+// makes (ErrUnknownState). But for a Pin's removal: until it is made or removed again, it
+// counts as one that cannot be read.
 //
 // Origins make rule "a tenant gets what it could have fetched itself" hold across
 // Repos: a line says that these bytes really came through that Repo, a fact that

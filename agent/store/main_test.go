@@ -2,6 +2,7 @@ package store_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -103,7 +104,7 @@ func mustView(t *testing.T, s *store.Store, k store.ViewKey, m *fetcher.Manifest
 	if err := s.AssembleView(t.Context(), k, m); err != nil {
 		t.Fatal(err)
 	}
-	view, ok, err := s.PinView(k, v)
+	view, ok, err := s.PinView(t.Context(), k, v)
 	if err != nil || !ok {
 		t.Fatalf("PinView says %v, %v", ok, err)
 	}
@@ -199,7 +200,7 @@ func useStore(s *store.Store, tb testing.TB, files map[string][]byte) error {
 			return err
 		}
 		for _, id := range []string{"stays", "goes"} {
-			if _, ok, err := s.PinView(k, volume(string(layout)+id)); err != nil || !ok {
+			if _, ok, err := s.PinView(context.Background(), k, volume(string(layout)+id)); err != nil || !ok {
 				return fmt.Errorf("PinView says %v, %w", ok, err)
 			}
 		}

@@ -1,7 +1,6 @@
 package store
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -121,12 +120,11 @@ func (s *Store) recoverOrigins() error {
 			return nil
 		}
 		s.log.Warn("origins file has a torn line; to be replaced", zap.Stringer("repo", r))
-		err = s.explain(s.replace(path, originLines(digests), privateFile))
-		if errors.Is(err, ErrNoSpace) {
-			s.tornOrigins[r] = true // before anything is added: a full disk stops no start
-			return nil
+		if err := s.explain(s.replace(path, originLines(digests), privateFile)); err != nil {
+			s.tornOrigins[r] = true // before anything is added: a disk in trouble stops no start
+			s.log.Warn("and could not be replaced yet", zap.Stringer("repo", r), zap.Error(err))
 		}
-		return err
+		return nil
 	})
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -36,8 +37,9 @@ type Pin struct {
 
 // PinView durably pins the View of k for v and returns it. If the View does not exist
 // it reports false and pins nothing. It is idempotent; a Volume that is pinned to
-// another View is refused with ErrPinned.
-func (s *Store) PinView(k ViewKey, v Volume) (View, bool, error) {
+// another View is refused with ErrPinned. It looks at ctx as Unpin does: a Volume that
+// was released is not pinned by a call that began before.
+func (s *Store) PinView(ctx context.Context, k ViewKey, v Volume) (View, bool, error) {
 	if err := k.check(); err != nil {
 		return View{}, false, err
 	}
@@ -46,8 +48,8 @@ func (s *Store) PinView(k ViewKey, v Volume) (View, bool, error) {
 	}
 	s.linking.Lock()
 	defer s.linking.Unlock()
-	if err := s.usable(); err != nil {
-		return View{}, false, err
+	if err := errors.Join(ctx.Err(), s.usable()); err != nil {
+		return View{}, false, fmt.Errorf("pin view of %s for volume %s: %w", k.Revision, v.ID, err)
 	}
 	view := k.view()
 	old, pinned := s.hasPin(v)
@@ -131,12 +133,14 @@ func (s *Store) UnpinName(ctx context.Context, name string) error {
 // removePin removes what is on disk of a Pin, whatever it is. Also when memory knows
 // none: an earlier removal may have failed half way. The caller holds linking.
 func (s *Store) removePin(name string) error {
-	if err := s.disk.RemoveAll(s.pinPath(name)); err != nil {
-		return s.explain(err)
-	}
+	err := s.disk.RemoveAll(s.pinPath(name))
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.pins, name)
+	if err != nil {
+		s.unreadablePins[name] = true // whether it is there is not known: written anew if pinned again
+		return s.explain(err)
+	}
 	delete(s.unreadablePins, name)
 	return nil
 }

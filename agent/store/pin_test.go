@@ -38,7 +38,7 @@ func TestAPinIsKeptUntilItIsRemovedAndBothCanBeAskedForTwice(t *testing.T) {
 	if err := s.AssembleView(t.Context(), other, m); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := s.PinView(other, a); !errors.Is(err, store.ErrPinned) {
+	if _, _, err := s.PinView(t.Context(), other, a); !errors.Is(err, store.ErrPinned) {
 		t.Errorf("pinning another view says %v", err)
 	}
 	for range 2 {
@@ -58,7 +58,7 @@ func TestAPinThatCannotBeReadPinsEveryViewUntilItsVolumeReturnsOrLeaves(t *testi
 	for name, heal := range map[string]func(s *store.Store, k store.ViewKey) error{
 		"unpublished": func(s *store.Store, _ store.ViewKey) error { return s.Unpin(t.Context(), volume("lost")) },
 		"published again": func(s *store.Store, k store.ViewKey) error {
-			_, _, err := s.PinView(k, volume("lost"))
+			_, _, err := s.PinView(t.Context(), k, volume("lost"))
 			return errors.Join(err, s.Unpin(t.Context(), volume("lost")))
 		},
 	} {
@@ -99,7 +99,7 @@ func TestALeftOverPinIsKeptAndFitsTheViewMadeAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	s = storetest.OpenAt(t, dir)
-	if _, ok, err := s.PinView(k, volume("1")); ok || err != nil {
+	if _, ok, err := s.PinView(t.Context(), k, volume("1")); ok || err != nil {
 		t.Errorf("PinView of a view that is gone says %v, %v", ok, err)
 	}
 	if pin, ok := pinOf(s, volume("1")); !ok || pin.View != view.ID {
@@ -114,7 +114,7 @@ func TestPinViewRefusesAVolumeWithoutAName(t *testing.T) {
 	s := storetest.Open(t)
 	k := store.ViewKey{Revision: storetest.Manifest(t, repoA, commit1, nil, nil).Revision, Layout: store.Snapshot}
 	for _, v := range []store.Volume{{}, {ID: "x"}, {Target: "/x"}, {ID: "a\x00b", Target: "c"}} {
-		if _, _, err := s.PinView(k, v); err == nil {
+		if _, _, err := s.PinView(t.Context(), k, v); err == nil {
 			t.Errorf("%q was accepted", v)
 		}
 	}
@@ -198,5 +198,22 @@ func TestAPinThatCannotBeReadIsListedAndReleasedByItsName(t *testing.T) {
 		if err := s.UnpinName(t.Context(), name); err == nil {
 			t.Errorf("UnpinName accepts %q", name)
 		}
+	}
+}
+
+func TestACallThatHasEndedPinsNothing(t *testing.T) {
+	s := storetest.Open(t)
+	m := storetest.Fill(t, s, repoA, commit1, smallFiles(), isLFS)
+	k := store.ViewKey{Revision: m.Revision, Layout: store.Snapshot}
+	if err := s.AssembleView(t.Context(), k, m); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, ok, err := s.PinView(ctx, k, volume("1")); ok || !errors.Is(err, context.Canceled) {
+		t.Errorf("PinView says %v, %v", ok, err)
+	}
+	if len(s.Pins()) != 0 {
+		t.Error("it was pinned")
 	}
 }

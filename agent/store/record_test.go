@@ -158,7 +158,7 @@ func TestAClosedStoreChangesNothing(t *testing.T) {
 	k := store.ViewKey{Revision: m.Revision, Layout: store.Snapshot}
 	s.Close()
 	_, ingest := s.Ingest(repoA, m.Files[0])
-	_, _, pin := s.PinView(k, volume("1"))
+	_, _, pin := s.PinView(t.Context(), k, volume("1"))
 	for name, err := range map[string]error{
 		"Ingest": ingest, "PinView": pin, "Commit": s.Commit(t.Context(), nil), "Unpin": s.Unpin(t.Context(), volume("1")),
 		"AssembleView": s.AssembleView(t.Context(), k, m), "PutManifest": s.PutManifest(m), "SetPublic": s.SetPublic(repoA, time.Now()),
@@ -198,5 +198,34 @@ func TestOpenRemovesWhatWasHalfMade(t *testing.T) {
 	}
 	if _, err := os.Lstat(other); err != nil {
 		t.Errorf("an ingest of another repository is gone: %v", err)
+	}
+}
+
+func TestARefDoesNotGoBackToAnOlderAnswer(t *testing.T) {
+	s := storetest.Open(t)
+	now := time.Now()
+	set := func(c fetcher.Commit, at time.Time) {
+		t.Helper()
+		if err := s.SetRef(repoA, mainRef, store.RefRecord{Commit: c, ResolvedAt: at, Authority: "hub"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	names := func() fetcher.Commit {
+		t.Helper()
+		rec, err := s.Repo(repoA)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return rec.Refs[mainRef.String()].Commit
+	}
+	set(commit1, now)
+	set(commit2, now.Add(-time.Second))
+	if names() != commit1 {
+		t.Error("an older answer replaced a newer one")
+	}
+	set(commit2, now.Add(time.Hour))
+	set(commit1, now)
+	if names() != commit1 {
+		t.Error("an answer from the future, which a clock's mistake made, cannot be replaced")
 	}
 }

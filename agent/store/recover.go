@@ -16,8 +16,8 @@ import (
 	"github.com/ballast-csi/ballast/fetcher"
 )
 
-// staleAfter is the age at which Open drops Ingests that nobody went on with.
-const staleAfter = 7 * 24 * time.Hour
+// StaleAfter is the age at which Ingests that nobody goes on with are dropped.
+const StaleAfter = 7 * 24 * time.Hour
 
 // recover loads the state of the directory, whatever stopped the process before. It
 // removes what was half made and keeps what may be in use. What cannot be read is
@@ -170,7 +170,7 @@ func (s *Store) recoverIngests() error {
 			}
 		}
 	}
-	if err := s.DropStaleIngests(staleAfter); err != nil {
+	if err := s.DropStaleIngests(StaleAfter); err != nil {
 		s.log.Warn("stale ingests stay", zap.Error(err))
 	}
 	return nil
@@ -188,6 +188,7 @@ func (s *Store) recoverViews() error {
 	for _, e := range entries {
 		path := s.path(viewsDir, e.Name())
 		id, suspect := suspectOf(e.Name())
+		var err error
 		switch {
 		case strings.HasSuffix(e.Name(), partialSuffix):
 			err = s.disk.RemoveAll(path)

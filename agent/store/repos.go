@@ -45,7 +45,8 @@ func (s *Store) Repo(r fetcher.Repo) (RepoRecord, error) {
 	return rec.RepoRecord, nil
 }
 
-// SetRef durably records what ref named.
+// SetRef durably records what ref named. A newer record is kept, unless its time is yet
+// to come: a clock's mistake.
 func (s *Store) SetRef(r fetcher.Repo, ref fetcher.Ref, rec RefRecord) error {
 	if ref.IsZero() || rec.Commit.IsZero() || rec.Authority == "" {
 		return fmt.Errorf("record %s of %s: no revision, commit or authority given", ref, r)
@@ -53,6 +54,9 @@ func (s *Store) SetRef(r fetcher.Repo, ref fetcher.Ref, rec RefRecord) error {
 	return s.changeRepo(r, func(all *RepoRecord) {
 		if all.Refs == nil {
 			all.Refs = map[string]RefRecord{}
+		}
+		if held := all.Refs[ref.String()].ResolvedAt; held.After(rec.ResolvedAt) && !held.After(time.Now()) {
+			return
 		}
 		all.Refs[ref.String()] = rec
 	})

@@ -19,7 +19,7 @@ func (s *Store) explain(err error) error {
 	return fmt.Errorf("%w: %d bytes are free in %s, make room on that disk: %w", ErrNoSpace, r.free, s.dir, err)
 }
 
-// room is how much the cache's file system holds, has left for us, and must be left
+// room is how much the cache's file system can hold of ours, has left for us, and must be left
 // when an Ingest begins, in bytes.
 type room struct{ size, free, reserve int64 }
 
@@ -28,7 +28,8 @@ func (s *Store) room() (room, error) {
 	if err := unix.Statfs(s.dir, &st); err != nil {
 		return room{}, fmt.Errorf("statfs %s: %w", s.dir, err)
 	}
-	r := room{int64(st.Blocks) * st.Frsize, int64(st.Bavail) * st.Frsize, s.reserve}
+	kept := max(0, int64(st.Bfree)-int64(st.Bavail)) // for root: never ours
+	r := room{(int64(st.Blocks) - kept) * st.Frsize, int64(st.Bavail) * st.Frsize, s.reserve}
 	switch {
 	case r.reserve == 0:
 		r.reserve = r.size / 20
@@ -42,7 +43,7 @@ func (s *Store) room() (room, error) {
 func (s *Store) fits(size int64) error {
 	r, err := s.room()
 	if err == nil && r.size > 0 && size > r.size-r.reserve { // some file systems do not tell
-		err = fmt.Errorf("%w: it has %d bytes, the disk of %s has %d, of which %d are kept free: give the cache a larger disk",
+		err = fmt.Errorf("%w: it has %d bytes, the disk of %s has %d, of which %d are kept free: give the cache a larger disk, or lower the reserve",
 			ErrTooLarge, size, s.dir, r.size, r.reserve)
 	}
 	return err
@@ -65,7 +66,7 @@ func (in *Ingest) allocate() error {
 	}
 	full := fmt.Errorf("%w: %d bytes needed, %d free in %s, of which %d are kept free: make room on that disk, or lower the reserve",
 		ErrNoSpace, size+journal, r.free, in.s.dir, r.reserve)
-	if size+journal > r.free-r.reserve {
+	if r.size > 0 && size+journal > r.free-r.reserve {
 		return full
 	}
 	if journal > 0 {

@@ -115,7 +115,7 @@ func TestADiskThatIsFullForDownloadsHasRoomForPins(t *testing.T) {
 			if err := os.WriteFile(fill, make([]byte, test.kept/2), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			if _, ok, err := s.PinView(k, volume("2")); err != nil || !ok {
+			if _, ok, err := s.PinView(t.Context(), k, volume("2")); err != nil || !ok {
 				t.Errorf("%s: PinView says %v, %v", name, ok, err)
 			}
 		}
@@ -200,7 +200,7 @@ func TestAFullDiskIsAClearErrorAndNothingIsLost(t *testing.T) {
 		t.Fatal(err)
 	}
 	free = fill(t, dir)
-	_, _, err = s.PinView(k, volume("1"))
+	_, _, err = s.PinView(t.Context(), k, volume("1"))
 	mustBeFull("PinView on a full disk", err)
 	if s.Pinned("any") {
 		t.Error("a pin that could not be written counts")

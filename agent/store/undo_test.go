@@ -109,14 +109,14 @@ func TestAPinThatMayNotBeDurableIsTakenBackOrCountsForEveryView(t *testing.T) {
 	}
 	pin := filepath.Join(s.Dir(), "pins", volume("1").Pin()+".json")
 	disk.arm(durabletest.Rename, "pins", 1)
-	if _, ok, err := s.PinView(k, volume("1")); ok || !errors.Is(err, errInjected) {
+	if _, ok, err := s.PinView(t.Context(), k, volume("1")); ok || !errors.Is(err, errInjected) {
 		t.Errorf("PinView says %v, %v", ok, err)
 	}
 	if _, err := os.Lstat(pin); !errors.Is(err, fs.ErrNotExist) || s.Pinned("any") {
 		t.Errorf("the pin is still there (%v)", err)
 	}
 	disk.arm(durabletest.Sync, "pins", 2) // the file, and the directory when it is taken back
-	if _, ok, err := s.PinView(k, volume("1")); ok || !errors.Is(err, errInjected) {
+	if _, ok, err := s.PinView(t.Context(), k, volume("1")); ok || !errors.Is(err, errInjected) {
 		t.Errorf("PinView says %v, %v", ok, err)
 	}
 	if !s.Pinned("any") {
@@ -169,5 +169,34 @@ func TestOpenSyncsEveryDirectoryThatNamesSomething(t *testing.T) {
 		if !disk.did("sync " + dir) {
 			t.Errorf("%s was not synced", dir)
 		}
+	}
+}
+
+func TestAPinWhoseRemovalFailedIsWrittenAnew(t *testing.T) {
+	s, disk := openFailing(t)
+	m := storetest.Fill(t, s, repoA, commit1, smallFiles(), isLFS)
+	k := store.ViewKey{Revision: m.Revision, Layout: store.Snapshot}
+	if err := s.AssembleView(t.Context(), k, m); err != nil {
+		t.Fatal(err)
+	}
+	pin := filepath.Join(s.Dir(), "pins", volume("1").Pin()+".json")
+	if _, ok, err := s.PinView(t.Context(), k, volume("1")); !ok || err != nil {
+		t.Fatal(ok, err)
+	}
+	disk.arm(durabletest.Sync, "pins", 1) // after the file is gone
+	if err := s.Unpin(t.Context(), volume("1")); !errors.Is(err, errInjected) {
+		t.Errorf("Unpin says %v", err)
+	}
+	if !s.Pinned("any") {
+		t.Error("a pin that may still be on disk does not count")
+	}
+	if _, ok, err := s.PinnedView(volume("1")); ok || err != nil {
+		t.Errorf("a pin that may be gone is handed out: %v, %v", ok, err)
+	}
+	if _, ok, err := s.PinView(t.Context(), k, volume("1")); !ok || err != nil {
+		t.Errorf("PinView says %v, %v", ok, err)
+	}
+	if _, err := os.Lstat(pin); err != nil {
+		t.Errorf("what was handed out has no pin on disk: %v", err)
 	}
 }

@@ -220,7 +220,7 @@ func TestAssembleViewRefusesWhatItCannotShow(t *testing.T) {
 	if left, _ := filepath.Glob(s.Dir() + "/views/*"); len(left) > 0 {
 		t.Errorf("left behind: %v", left)
 	}
-	if _, ok, err := s.PinView(key, volume("1")); ok || err != nil {
+	if _, ok, err := s.PinView(t.Context(), key, volume("1")); ok || err != nil {
 		t.Errorf("PinView of no view says %v, %v", ok, err)
 	}
 }

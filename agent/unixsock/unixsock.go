@@ -100,9 +100,13 @@ func removeStale(path string) error {
 	if info.Mode().Type() != fs.ModeSocket {
 		return fmt.Errorf("socket %s: something that is not a socket is there; it was left alone", path)
 	}
-	if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
+	c, err := net.DialTimeout("unix", path, time.Second)
+	switch {
+	case err == nil:
 		c.Close()
 		return fmt.Errorf("socket %s: another process is serving on it", path)
+	case !errors.Is(err, unix.ECONNREFUSED): // a full backlog, say, or another user's
+		return fmt.Errorf("socket %s: whether a process is serving on it is not known: %w", path, err)
 	}
 	if err := os.Remove(path); err != nil {
 		return fmt.Errorf("remove the stale socket: %w", err)

@@ -9,6 +9,7 @@ import (
 
 	"go.uber.org/zap/zaptest"
 	"go.uber.org/zap/zaptest/observer"
+	"golang.org/x/sys/unix"
 
 	"go.uber.org/zap"
 )
@@ -33,6 +34,22 @@ func TestListenReplacesOnlyWhatADeadProcessLeft(t *testing.T) {
 		t.Fatalf("the first one's socket is gone: %v", err)
 	}
 	conn.Close()
+
+	full := filepath.Join(dir, "full") // a backlog of one, taken
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM, 0)
+	must(t, err)
+	defer unix.Close(fd)
+	must(t, unix.Bind(fd, &unix.SockaddrUnix{Name: full}))
+	must(t, unix.Listen(fd, 0))
+	busy, err := net.Dial("unix", full)
+	must(t, err)
+	defer busy.Close()
+	if _, err := Listen(full, zaptest.NewLogger(t)); err == nil {
+		t.Error("a socket whose process is busy was taken over")
+	}
+	if _, err := os.Lstat(full); err != nil {
+		t.Errorf("the busy process's socket is gone: %v", err)
+	}
 
 	for name, make := range map[string]func(string) error{
 		"file":      func(p string) error { return os.WriteFile(p, []byte("precious"), 0o600) },

@@ -115,7 +115,7 @@ func (w *world) openLog() (*zap.Logger, error) {
 
 // openStore opens a cache in the demo's directory; stop checks it.
 func (w *world) openStore(name string, log *zap.Logger) (*store.Store, error) {
-	s, err := store.Open(store.Config{Dir: w.path(name), Log: log})
+	s, err := store.Open(store.Config{Dir: w.path(name), Reserve: -1, Log: log})
 	if err != nil {
 		return nil, err
 	}

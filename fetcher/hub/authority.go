@@ -15,7 +15,7 @@ import (
 func (c *Client) Resolve(ctx context.Context, repo fetcher.Repo, ref fetcher.Ref, cred fetcher.Secret) (fetcher.Commit, error) {
 	q := request{
 		what: fmt.Sprintf("resolve %s at %s", repo, ref),
-		url:  c.apiURL(repo, "revision", ref.String()), cred: cred, absent: noRevision,
+		url:  c.apiURL(repo, "revision", ref.String()), cred: cred, absent: errNoRevision,
 	}
 	var commit fetcher.Commit
 	read := func(d *document) (err error) {
@@ -77,7 +77,7 @@ func (c *Client) Prove(ctx context.Context, repo fetcher.Repo, ref fetcher.Ref, 
 	}
 	q := request{
 		what:   fmt.Sprintf("prove access to %s of %s at %s", path, repo, ref),
-		method: http.MethodHead, url: c.resolveURL(repo, ref, path), cred: cred, absent: noFile,
+		method: http.MethodHead, url: c.resolveURL(repo, ref, path), cred: cred, absent: errNoFile,
 	}
 	a, err := c.send(asking, q)
 	if err != nil {

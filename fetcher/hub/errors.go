@@ -44,8 +44,8 @@ var byStatus = map[int]error{
 // revision that is missing from a repository that is, so neither is a verdict on
 // access to the repository.
 var (
-	noRevision = fmt.Errorf("the repository or the %w", fetcher.ErrRevisionNotFound)
-	noFile     = fmt.Errorf("%w, or the %w", noRevision, fetcher.ErrEntryNotFound)
+	errNoRevision = fmt.Errorf("the repository or the %w", fetcher.ErrRevisionNotFound)
+	errNoFile     = fmt.Errorf("%w, or the %w", errNoRevision, fetcher.ErrEntryNotFound)
 )
 
 // statusError turns an answer that is not the wanted one into a typed error. Only
@@ -53,7 +53,7 @@ var (
 // answer with the same statuses, and then we have not reached the Hub.
 func (c *Client) statusError(ctx context.Context, q request, a *answer) error {
 	said := verdictOf(a.Response, q.cred)
-	if a.home && !said.hubs && q.method == http.MethodHead && isJSON(a.Header) {
+	if a.home && !said.hubs && q.method == http.MethodHead && isJSON(a.Header) && mayBeVerdict(a.StatusCode) {
 		said = c.spellOut(ctx, q, a)
 	}
 	detail := statusText(a.StatusCode)
@@ -75,7 +75,7 @@ func (c *Client) statusError(ctx context.Context, q request, a *answer) error {
 		return unusable(q, fmt.Errorf("a redirect to %s", where))
 	case !a.home:
 		return unusable(q, fmt.Errorf("%s from %s", statusText(status), a.url.Host))
-	case status < 400 || status >= 500 || status == http.StatusRequestTimeout:
+	case !mayBeVerdict(status):
 		return &fetcher.UnreachableError{Err: fmt.Errorf("%s: %s", q.what, detail)}
 	case !said.hubs:
 		return &fetcher.UnreachableError{Err: fmt.Errorf("%s: %s, which is not how the Hub answers", q.what, detail)}
@@ -96,6 +96,11 @@ func (c *Client) statusError(ctx context.Context, q request, a *answer) error {
 		return &fetcher.UnreachableError{Err: fmt.Errorf("%s: %s", q.what, detail)}
 	}
 	return fmt.Errorf("%s: %w: %s", q.what, kind, detail)
+}
+
+// mayBeVerdict reports whether a status is about what was asked, not about the moment.
+func mayBeVerdict(status int) bool {
+	return status >= 400 && status < 500 && status != http.StatusRequestTimeout && status != http.StatusTooManyRequests
 }
 
 // verdict is what an answer says about itself.

@@ -47,7 +47,7 @@ func (o *object) ReadRange(ctx context.Context, off, n int64) (io.ReadCloser, er
 	}
 	q := request{
 		what:   fmt.Sprintf("read bytes %d-%d of %s of %s", off, off+n-1, o.file.Path, o.rev),
-		method: http.MethodGet, cred: o.cred, away: true, absent: noFile,
+		method: http.MethodGet, cred: o.cred, away: true, absent: errNoFile,
 	}
 	whole := n == o.file.Size
 	if !whole {
@@ -99,7 +99,7 @@ func (o *object) locate(ctx context.Context, expired *url.URL) (*url.URL, error)
 	}
 	asking, cancel := context.WithTimeoutCause(ctx, askTimeout, &fetcher.UnreachableError{Err: fmt.Errorf("no answer in %s", askTimeout)})
 	defer cancel()
-	q := request{what: what, method: http.MethodHead, url: o.source, cred: o.cred, absent: noFile}
+	q := request{what: what, method: http.MethodHead, url: o.source, cred: o.cred, absent: errNoFile}
 	a, err := o.client.send(asking, q)
 	if err != nil {
 		return nil, err

@@ -32,7 +32,7 @@ type entry struct {
 func (c *Client) Manifest(ctx context.Context, rev fetcher.Revision, cred fetcher.Secret) (*fetcher.Manifest, error) {
 	q := request{
 		what: fmt.Sprintf("list the files of %s", rev),
-		url:  c.apiURL(rev.Repo, "tree", rev.Commit.String()), cred: cred, absent: noRevision,
+		url:  c.apiURL(rev.Repo, "tree", rev.Commit.String()), cred: cred, absent: errNoRevision,
 	}
 	q.url.RawQuery = "recursive=true&expand=false"
 	list := listing{left: c.maxEntries}
