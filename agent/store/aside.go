@@ -9,8 +9,8 @@ import (
 	"strings"
 )
 
-// suspectSuffix ends the name of a damaged View that is set aside. (csi takes a bind
-// mount for a View's by its directory's name, so there is no dot in it.)
+// suspectSuffix and a number end the name of a damaged View that is set aside. (csi
+// knows a bind mount for a View's by its directory's name, this one included.)
 const suspectSuffix = "-suspect"
 
 // suspectOf returns the id of the View that was set aside as name.
