@@ -28,6 +28,7 @@ const (
 	defaultCacheDir    = "/var/lib/ballast"
 	defaultAgentSocket = "/run/ballast/agent.sock"
 	defaultCSIHTTP     = "/run/ballast-csi/http.sock"
+	defaultAgentUID    = 65536 // outside what a pod's user namespace maps
 )
 
 type agentFlags struct {

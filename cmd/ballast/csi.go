@@ -47,7 +47,7 @@ func csiCommand() *cobra.Command {
 	flags.StringVar(&f.registrationDir, "registration-dir", "", "kubelet's plugins_registry directory; empty: do not register")
 	flags.StringVar(&f.kubeletSocket, "kubelet-csi-socket", "", "--csi-socket as kubelet sees it; needed with --registration-dir")
 	flags.StringVar(&f.agentSocket, "agent-socket", defaultAgentSocket, "unix socket of the agent")
-	flags.IntVar(&f.agentUID, "agent-uid", 65536, "uid of the agent's process; no other is talked to")
+	flags.IntVar(&f.agentUID, "agent-uid", defaultAgentUID, "uid of the agent's process; no other is talked to")
 	flags.StringVar(&f.httpSocket, "http-socket", defaultCSIHTTP, "unix socket for /healthz, /readyz and /metrics")
 	flags.DurationVar(&f.reconcileEvery, "reconcile-every", 10*time.Minute, "how often pins are compared with what is mounted")
 	flags.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
