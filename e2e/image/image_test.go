@@ -1,11 +1,9 @@
 package main
 
 import (
-	"archive/tar"
 	"bytes"
 	"crypto/x509"
 	"debug/elf"
-	"errors"
 	"io"
 	"log"
 	"net/http/httptest"
@@ -15,10 +13,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ballast-csi/ballast/e2e/oci/ocitest"
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/registry"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/validate"
 )
@@ -27,7 +25,7 @@ import (
 func built(t *testing.T, push string) string {
 	t.Helper()
 	out := t.TempDir()
-	o := options{module: "../..", pkg: "./cmd/ballast", out: out, version: "v0-test", epoch: time.Unix(0, 0).UTC(), push: push}
+	o := options{module: "../..", out: out, version: "v0-test", epoch: time.Unix(0, 0).UTC(), push: push}
 	var said bytes.Buffer
 	if err := run(t.Context(), o, &said); err != nil {
 		t.Fatal(err)
@@ -36,48 +34,9 @@ func built(t *testing.T, push string) string {
 	return out
 }
 
-// archived reads ballast-image.tar back as an OCI layout.
 func archived(t *testing.T, out string) v1.ImageIndex {
 	t.Helper()
-	f, err := os.Open(filepath.Join(out, "ballast-image.tar"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	dir := t.TempDir()
-	for tr := tar.NewReader(f); ; {
-		h, err := tr.Next()
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		data, err := io.ReadAll(tr)
-		if err != nil {
-			t.Fatal(err)
-		}
-		path := filepath.Join(dir, filepath.Clean("/"+h.Name))
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(path, data, 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	top, err := layout.ImageIndexFromPath(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	m, err := top.IndexManifest()
-	if err != nil || len(m.Manifests) != 1 {
-		t.Fatalf("the archive holds %d images, error %v; want one index", len(m.Manifests), err)
-	}
-	index, err := top.ImageIndex(m.Manifests[0].Digest)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return index
+	return ocitest.Archived(t, filepath.Join(out, "ballast-image.tar"))
 }
 
 func TestImageTwiceIsTheSameImage(t *testing.T) {
@@ -113,7 +72,7 @@ func TestImageHoldsAStaticBinaryAndCertificatesAndNothingElse(t *testing.T) {
 			t.Fatal(err)
 		}
 		checkConfig(t, img, d.Platform.Architecture)
-		files := flatten(t, img)
+		files := ocitest.Files(t, img)
 		binary, bundle := files["ballast"], files["etc/ssl/certs/ca-certificates.crt"]
 		if len(files) != 2 || binary == nil || bundle == nil {
 			t.Errorf("%s: the image holds %d files; want the binary and the certificates", d.Platform, len(files))
@@ -161,42 +120,6 @@ func checkStatic(t *testing.T, binary []byte, machine elf.Machine) {
 	if home, err := os.Getwd(); err == nil && bytes.Contains(binary, []byte(filepath.Dir(filepath.Dir(home)))) {
 		t.Errorf("%s: the binary names a directory of the machine that built it", machine)
 	}
-}
-
-// flatten returns the image's plain files; every entry must be root's and without
-// special bits.
-func flatten(t *testing.T, img v1.Image) map[string][]byte {
-	t.Helper()
-	files := map[string][]byte{}
-	layers, err := img.Layers()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, l := range layers {
-		rc, err := l.Uncompressed()
-		if err != nil {
-			t.Fatal(err)
-		}
-		for tr := tar.NewReader(rc); ; {
-			h, err := tr.Next()
-			if errors.Is(err, io.EOF) {
-				break
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-			if h.Uid != 0 || h.Gid != 0 || h.Mode&^0o755 != 0 || (h.Typeflag != tar.TypeReg && h.Typeflag != tar.TypeDir) {
-				t.Errorf("%s: type %c, mode %o, owner %d:%d", h.Name, h.Typeflag, h.Mode, h.Uid, h.Gid)
-			}
-			if h.Typeflag == tar.TypeReg {
-				if files[h.Name], err = io.ReadAll(tr); err != nil {
-					t.Fatal(err)
-				}
-			}
-		}
-		rc.Close()
-	}
-	return files
 }
 
 func TestImagePushedToARegistryIsTheSameIndex(t *testing.T) {

@@ -10,25 +10,21 @@
 package main
 
 import (
-	"archive/tar"
 	"context"
 	"flag"
 	"fmt"
 	"io"
-	"io/fs"
 	"log"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"strconv"
 	"time"
 
+	"github.com/ballast-csi/ballast/e2e/oci"
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/empty"
-	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 )
 
@@ -38,7 +34,6 @@ var architectures = []string{"amd64", "arm64"}
 // options are the command's flags.
 type options struct {
 	module  string // directory of the product's module
-	pkg     string // the command to build, relative to module
 	out     string // directory to write to
 	version string // stamped into the binary and the labels
 	epoch   time.Time
@@ -49,7 +44,7 @@ func main() {
 	log.SetFlags(0)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	o := options{pkg: "./cmd/ballast"}
+	var o options
 	flag.StringVar(&o.module, "module", ".", "directory of Ballast's Go module")
 	flag.StringVar(&o.out, "out", "build", "directory to write to")
 	flag.StringVar(&o.version, "version", "dev", "version to stamp")
@@ -78,36 +73,37 @@ func sourceDate(s string) (time.Time, error) {
 
 // run builds the binaries and the image, and tells what it made on w.
 func run(ctx context.Context, o options, w io.Writer) error {
-	bundle, roots := certificates()
-	images := map[string]v1.Image{}
+	certificates, roots := oci.Certificates()
+	program := oci.Program{Module: o.module, Package: "./cmd/ballast", Version: o.version}
+	var images []v1.Image
 	for _, arch := range architectures {
 		dir := filepath.Join(o.out, "image", arch)
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return err
 		}
 		binary := filepath.Join(dir, "ballast")
-		if err := compile(ctx, o, arch, binary); err != nil {
+		if err := program.Compile(ctx, arch, binary); err != nil {
 			return err
 		}
-		if err := os.WriteFile(filepath.Join(dir, "ca-certificates.crt"), bundle, 0o644); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, "ca-certificates.crt"), certificates, 0o644); err != nil {
 			return err
 		}
-		img, err := assemble(o, arch, binary, bundle)
+		img, err := oci.Ballast(arch, o.version, binary, o.epoch)
 		if err != nil {
 			return fmt.Errorf("image for %s: %w", arch, err)
 		}
 		if err := describe(w, arch, binary, img); err != nil {
 			return err
 		}
-		images[arch] = img
+		images = append(images, img)
 	}
-	index, err := indexOf(images)
+	index, err := oci.Index(images...)
 	if err != nil {
 		return err
 	}
 	archive := filepath.Join(o.out, "ballast-image.tar")
-	if err := writeArchive(archive, index, o); err != nil {
-		return fmt.Errorf("write %s: %w", archive, err)
+	if err := oci.Write(archive, "docker.io/library/ballast:"+o.version, index, o.epoch); err != nil {
+		return err
 	}
 	digest, err := index.Digest()
 	if err != nil {
@@ -118,23 +114,6 @@ func run(ctx context.Context, o options, w io.Writer) error {
 		return nil
 	}
 	return pushIndex(ctx, o.push, index, w)
-}
-
-// compile builds the static binary: no cgo, no paths of this machine, no VCS stamp
-// (the version says it).
-func compile(ctx context.Context, o options, arch, binary string) error {
-	abs, err := filepath.Abs(binary)
-	if err != nil {
-		return err
-	}
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false",
-		"-ldflags", "-s -w -buildid= -X main.version="+o.version, "-o", abs, o.pkg)
-	cmd.Dir = o.module
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+arch, "GOAMD64=v1", "GOARM64=v8.0", "GOFLAGS=", "GOEXPERIMENT=", "GOWORK=off")
-	if text, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("go build for %s: %w\n%s", arch, err, text)
-	}
-	return nil
 }
 
 func describe(w io.Writer, arch, binary string, img v1.Image) error {
@@ -160,70 +139,6 @@ func describe(w io.Writer, arch, binary string, img v1.Image) error {
 	}
 	fmt.Fprintf(w, "%s  %s  binary %.1f MB, layers compressed %.1f MB\n", arch, digest, float64(stat.Size())/1e6, float64(packed)/1e6)
 	return nil
-}
-
-// writeArchive writes index as a tar of an OCI image layout (image-spec,
-// image-layout.md), in a fixed order and with fixed times.
-func writeArchive(path string, index v1.ImageIndex, o options) error {
-	dir, err := os.MkdirTemp(filepath.Dir(path), "layout-")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(dir)
-	l, err := layout.Write(dir, empty.Index)
-	if err != nil {
-		return err
-	}
-	if err := l.AppendIndex(index, layout.WithAnnotations(map[string]string{
-		"org.opencontainers.image.ref.name": o.version,
-		"io.containerd.image.name":          "docker.io/library/ballast:" + o.version,
-	})); err != nil {
-		return err
-	}
-	out, err := os.CreateTemp(filepath.Dir(path), "archive-")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(out.Name())
-	defer out.Close()
-	if err := writeTar(out, os.DirFS(dir), o.epoch); err != nil {
-		return err
-	}
-	if err := out.Chmod(0o644); err != nil {
-		return err
-	}
-	if err := out.Close(); err != nil {
-		return err
-	}
-	return os.Rename(out.Name(), path)
-}
-
-// writeTar writes the plain files of tree in lexical order.
-func writeTar(w io.Writer, tree fs.FS, at time.Time) error {
-	tw := tar.NewWriter(w)
-	err := fs.WalkDir(tree, ".", func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
-		}
-		stat, err := d.Info()
-		if err != nil {
-			return err
-		}
-		if err := tw.WriteHeader(&tar.Header{Name: path, Mode: 0o644, Size: stat.Size(), ModTime: at, Format: tar.FormatPAX}); err != nil {
-			return err
-		}
-		f, err := tree.Open(path)
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		_, err = io.Copy(tw, f)
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	return tw.Close()
 }
 
 func pushIndex(ctx context.Context, to string, index v1.ImageIndex, w io.Writer) error {
