@@ -43,7 +43,7 @@ func TestMain(m *testing.M) {
 		fallthrough
 	case beDemo:
 		os.Exit(demoMain(size))
-	case "agent", "csi", "probe":
+	case "agent", "csi", "prepare", "probe":
 		main()
 		os.Exit(0)
 	}

@@ -179,7 +179,7 @@ func canHoldCache(dir *os.File) error {
 		return fmt.Errorf("nothing can be written: %w: name another directory, or, if this disk should be writable, "+
 			"see in the kernel's log (dmesg) why it is not", err)
 	case err != nil:
-		return fmt.Errorf("no file can be made in it: %w", err)
+		return fmt.Errorf("no file can be made in it: %w", asRoot(err))
 	}
 	unix.Close(fd)
 	if err := unix.Linkat(int(dir.Fd()), trial, int(dir.Fd()), trialLink, 0); err != nil && !full(err) {

@@ -28,10 +28,6 @@ import (
 	"github.com/ballast-csi/ballast/fetcher/hub/hubtest"
 )
 
-// agentUser is the uid that the agent has on a node: outside what a pod's user
-// namespace maps.
-const agentUser = 65536
-
 // node is what a node has: ballast agent, a plain user, and ballast csi, root, each a
 // process of its own, kubelet's directories, and a Hub far away.
 type node struct {
@@ -72,15 +68,13 @@ func (b *lockedBuffer) String() string {
 func newNode(t *testing.T) *node {
 	n := &node{t: t, dir: shortDir(t), uid: os.Getuid(), hub: hubtest.New(t)}
 	if !mounttest.UserNamespace() {
-		n.uid = agentUser
+		n.uid = defaultAgentUID
 	}
 	must(t, os.Chmod(n.dir, 0o755))
-	for _, d := range []string{"cache", "run", "csi", "pods"} {
+	for _, d := range []string{"csi", "pods"} {
 		must(t, os.Mkdir(filepath.Join(n.dir, d), 0o755))
 	}
-	for _, d := range []string{"cache", "run"} {
-		must(t, os.Chown(filepath.Join(n.dir, d), n.uid, n.uid))
-	}
+	preparing{t, n.path("cache"), n.path("run"), n.uid}.mustPrepare()
 	// A copy: the one that go test built lies in a directory that only root reads.
 	self, err := os.ReadFile("/proc/self/exe")
 	must(t, err)

@@ -1,0 +1,288 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ballast-csi/ballast/csi/mount/mounttest"
+)
+
+// preparing is a place that "ballast prepare" is run in.
+type preparing struct {
+	t          *testing.T
+	cache, run string
+	uid        int
+}
+
+// newPreparing makes the place: neither directory exists. In a user namespace there is
+// one user, and nothing to hand over.
+func newPreparing(t *testing.T) preparing {
+	dir := shortDir(t)
+	p := preparing{t, filepath.Join(dir, "cache"), filepath.Join(dir, "run"), defaultAgentUID}
+	if mounttest.UserNamespace() {
+		p.uid = os.Getuid()
+	}
+	return p
+}
+
+// needsUsers skips what is about two users where there is one.
+func needsUsers(t *testing.T) {
+	t.Helper()
+	if mounttest.UserNamespace() {
+		t.Skip("this user namespace has one uid: run as root to see directories change hands")
+	}
+}
+
+func (p preparing) command() []string {
+	return []string{"prepare", "--cache-dir", p.cache, "--socket", p.run + "/agent.sock", "--agent-uid", fmt.Sprint(p.uid)}
+}
+
+// prepare runs it in this process, which may do everything.
+func (p preparing) prepare() error {
+	cmd := root()
+	cmd.SetOut(p.t.Output())
+	cmd.SetArgs(p.command())
+	return cmd.ExecuteContext(p.t.Context())
+}
+
+func (p preparing) mustPrepare() {
+	p.t.Helper()
+	must(p.t, p.prepare())
+	for _, dir := range []string{p.cache, p.run} {
+		info, err := os.Lstat(dir)
+		must(p.t, err)
+		if uid, gid := owners(info); uid != p.uid || gid != p.uid || info.Mode() != fs.ModeDir|0o755 {
+			p.t.Errorf("%s is %s of %d:%d; want a directory of mode 755 of %d's", dir, info.Mode(), uid, gid, p.uid)
+		}
+	}
+	for _, name := range left(p.t, p.cache) {
+		if strings.HasPrefix(name, trial) {
+			p.t.Errorf("%s was left in the cache", name)
+		}
+	}
+}
+
+// refused checks that prepare says each of the words.
+func (p preparing) refused(words ...string) {
+	p.t.Helper()
+	err := p.prepare()
+	for _, w := range words {
+		if err == nil || !strings.Contains(err.Error(), w) {
+			p.t.Errorf("prepare said %v; want %q", err, w)
+		}
+	}
+}
+
+// mount mounts an empty file system on dir until the test ends or it is unmounted.
+func (p preparing) mount(fstype, dir string, flags uintptr, options string) {
+	p.t.Helper()
+	must(p.t, os.MkdirAll(dir, 0o755))
+	if err := unix.Mount(fstype, dir, fstype, flags, options); err != nil {
+		if errors.Is(err, unix.ENODEV) || errors.Is(err, unix.EPERM) {
+			p.t.Skipf("this machine has no %s to mount: %v", fstype, err)
+		}
+		p.t.Fatal(err)
+	}
+	p.t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+}
+
+func TestPrepareMakesTheDirectoriesTheAgents(t *testing.T) {
+	p := newPreparing(t)
+	defer unix.Umask(unix.Umask(0o077))
+	p.mustPrepare()
+	p.mustPrepare()
+}
+
+func TestPrepareTakesWhatKubeletMade(t *testing.T) {
+	p := newPreparing(t)
+	must(t, os.Mkdir(p.cache, 0o700))
+	must(t, os.Mkdir(p.cache+"/lost+found", 0o700)) // a file system of its own
+	must(t, os.Mkdir(p.run, 0o777))
+	must(t, os.Chmod(p.run, 0o777|fs.ModeSticky|fs.ModeSetgid))
+	p.mustPrepare()
+}
+
+func TestPrepareAfterARebootFindsTheCacheAndMakesTheRest(t *testing.T) {
+	p := newPreparing(t)
+	p.mustPrepare()
+	must(t, os.Mkdir(p.cache+"/blobs", 0o700))
+	must(t, os.Chown(p.cache+"/blobs", p.uid, p.uid))
+	must(t, os.WriteFile(p.cache+"/blobs/of-another", []byte("x"), 0o444)) // deeper than prepare looks
+	before, err := os.Lstat(p.cache + "/blobs/of-another")
+	must(t, err)
+	must(t, os.Remove(p.run))
+	p.mustPrepare()
+	after, err := os.Lstat(p.cache + "/blobs/of-another")
+	must(t, err)
+	if b, a := before.Sys().(*syscall.Stat_t), after.Sys().(*syscall.Stat_t); b.Ctim != a.Ctim {
+		t.Error("what is in the cache was changed")
+	}
+}
+
+func TestPrepareIsRepeatedAfterItWasKilled(t *testing.T) {
+	p := newPreparing(t)
+	must(t, os.Mkdir(p.cache, 0o755))
+	for _, name := range []string{trial, trialLink} {
+		must(t, os.WriteFile(filepath.Join(p.cache, name), nil, 0o600))
+	}
+	p.mustPrepare()
+}
+
+func TestPrepareGivesBackACacheWhoseDirectoryChangedHands(t *testing.T) {
+	needsUsers(t)
+	p := newPreparing(t)
+	p.mustPrepare()
+	must(t, os.WriteFile(p.cache+"/version", []byte("1\n"), 0o644))
+	must(t, os.Chown(p.cache+"/version", p.uid, p.uid))
+	must(t, os.Chown(p.cache, 0, 0))
+	p.mustPrepare()
+}
+
+func TestPrepareLeavesWhatIsSomebodyElses(t *testing.T) {
+	needsUsers(t)
+	for _, owner := range []int{0, 1000} {
+		t.Run(fmt.Sprint(owner), func(t *testing.T) {
+			p := newPreparing(t)
+			must(t, os.Mkdir(p.cache, 0o700))
+			must(t, os.Chown(p.cache, owner, owner))
+			must(t, os.WriteFile(p.cache+"/letters", nil, 0o600))
+			must(t, os.Chown(p.cache+"/letters", 1001, 1001))
+			p.refused(p.cache, fmt.Sprintf("uid %d's", owner), `"letters" of uid 1001`, "chown -R 65536:65536 "+p.cache)
+			info, err := os.Lstat(p.cache)
+			must(t, err)
+			if uid, _ := owners(info); uid != owner || info.Mode().Perm() != 0o700 || len(left(t, p.cache)) != 1 {
+				t.Errorf("it was changed: %v of uid %d, holding %v", info.Mode(), uid, left(t, p.cache))
+			}
+		})
+	}
+}
+
+func TestPrepareTakesNoLinkAndNoFile(t *testing.T) {
+	p := newPreparing(t)
+	elsewhere := filepath.Dir(p.cache) + "/elsewhere"
+	must(t, os.Mkdir(elsewhere, 0o711))
+	must(t, os.Symlink(elsewhere, p.cache))
+	p.refused(p.cache, "symbolic link")
+	p.cache += "/"
+	p.refused("symbolic link")
+	p.cache = elsewhere
+	must(t, os.WriteFile(p.run, nil, 0o600))
+	p.refused(p.run, "not a directory")
+	p.run = p.cache + "/no/such"
+	p.refused(p.run, "absent", "cannot be made")
+}
+
+func TestPrepareTakesNoFileSystemWithoutHardLinks(t *testing.T) {
+	if mounttest.UserNamespace() {
+		t.Skip("the file system used here, mqueue, cannot be mounted in a user namespace without an IPC namespace of its own")
+	}
+	p := newPreparing(t)
+	p.mount("mqueue", p.cache, 0, "")
+	p.refused(p.cache, "no hard links", "ext4")
+	if uid, _ := ownersOf(t, p.cache); uid != 0 || len(left(t, p.cache)) != 0 {
+		t.Errorf("it was changed: uid %d, holding %v", uid, left(t, p.cache))
+	}
+}
+
+func TestPrepareTakesNoFileSystemThatNodesShare(t *testing.T) {
+	for magic, name := range map[uint32]string{0x6969: "NFS", 0xfe534d42: "SMB", 0x00c36400: "CephFS"} { // statfs(2)
+		if shared[magic] != name {
+			t.Errorf("%#x is %q; want %q", magic, shared[magic], name)
+		}
+	}
+}
+
+func TestPrepareSaysThatADiskIsReadOnly(t *testing.T) {
+	p := newPreparing(t)
+	p.mount("tmpfs", p.cache, unix.MS_RDONLY, "")
+	p.refused(p.cache, "read-only file system", "dmesg")
+}
+
+func TestPrepareAcceptsAFullDisk(t *testing.T) {
+	p := newPreparing(t)
+	p.mount("tmpfs", p.cache, 0, "nr_inodes=1")
+	if err := os.WriteFile(p.cache+"/x", nil, 0o600); !full(err) {
+		t.Fatalf("the disk is not full: %v", err)
+	}
+	p.mustPrepare()
+}
+
+func ownersOf(t *testing.T, path string) (uid, gid int) {
+	t.Helper()
+	info, err := os.Lstat(path)
+	must(t, err)
+	return owners(info)
+}
+
+// withCapabilities runs prepare in a process that is root with these capabilities only.
+func (p preparing) withCapabilities(keep []string) (string, error) {
+	type result struct {
+		out string
+		err error
+	}
+	done := make(chan result)
+	go func() {
+		runtime.LockOSThread() // for ever: the thread has lost what the child must not have
+		for c := range uintptr(unix.CAP_LAST_CAP + 1) {
+			if !slices.Contains(keep, capabilityNames[c]) {
+				// EINVAL: a capability that this kernel does not have.
+				if err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); err != nil && !errors.Is(err, unix.EINVAL) {
+					done <- result{err: err}
+					return
+				}
+			}
+		}
+		cmd := exec.Command("/proc/self/exe", p.command()...)
+		out, err := cmd.CombinedOutput()
+		done <- result{string(out), err}
+	}()
+	r := <-done
+	return r.out, r.err
+}
+
+// capabilityNames are those that manifests may name here.
+var capabilityNames = map[uintptr]string{unix.CAP_CHOWN: "CHOWN", unix.CAP_DAC_OVERRIDE: "DAC_OVERRIDE", unix.CAP_FOWNER: "FOWNER"}
+
+// TestPrepareNeedsTheManifestsCapabilities: those that agent.yaml gives, all of them and
+// no other.
+func TestPrepareNeedsTheManifestsCapabilities(t *testing.T) {
+	needsUsers(t)
+	var given []string
+	for _, c := range readManifests(t).agent.Spec.Template.Spec.InitContainers[0].SecurityContext.Capabilities.Add {
+		given = append(given, string(c))
+	}
+	tasks := map[string]func(p preparing){ // each cannot be done without the capability
+		"CHOWN": func(preparing) {},
+		"DAC_OVERRIDE": func(p preparing) {
+			must(t, os.Mkdir(p.cache, 0o755))
+			must(t, os.Chown(p.cache, p.uid, p.uid))
+		},
+		"FOWNER": func(p preparing) {
+			must(t, os.Mkdir(p.run, 0o700))
+			must(t, os.Chown(p.run, p.uid, p.uid))
+		},
+	}
+	for capability, before := range tasks {
+		p := newPreparing(t)
+		before(p)
+		without := slices.DeleteFunc(slices.Clone(given), func(c string) bool { return c == capability })
+		if out, err := p.withCapabilities(without); err == nil || !strings.Contains(out, "CAP_"+capability) {
+			t.Errorf("without %s: error %v, and it wrote %q", capability, err, out)
+		}
+		if out, err := p.withCapabilities(given); err != nil {
+			t.Errorf("with %v: %v: %s", given, err, out)
+		}
+		p.mustPrepare()
+	}
+}
