@@ -14,6 +14,8 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	"sigs.k8s.io/yaml"
+
+	"github.com/ballast-csi/ballast/fetcher/hub"
 )
 
 const manifestsDir = "../../deploy/manifests"
@@ -67,34 +69,35 @@ func readManifests(t *testing.T) *manifests {
 
 func (m *manifests) add(text []byte) error {
 	var head struct {
-		Kind     string `json:"kind"`
-		Metadata struct {
+		APIVersion string `json:"apiVersion"`
+		Kind       string `json:"kind"`
+		Metadata   struct {
 			Name string `json:"name"`
 		} `json:"metadata"`
 	}
 	if err := yaml.Unmarshal(text, &head); err != nil {
 		return err
 	}
-	switch head.Kind + "/" + head.Metadata.Name {
-	case "DaemonSet/ballast-agent":
+	switch head.APIVersion + " " + head.Kind + " " + head.Metadata.Name {
+	case "apps/v1 DaemonSet ballast-agent":
 		return yaml.UnmarshalStrict(text, &m.agent)
-	case "DaemonSet/ballast-csi":
+	case "apps/v1 DaemonSet ballast-csi":
 		return yaml.UnmarshalStrict(text, &m.csi)
-	case "CSIDriver/csi.ballast.dev":
+	case "storage.k8s.io/v1 CSIDriver csi.ballast.dev":
 		return yaml.UnmarshalStrict(text, &m.driver)
-	case "Namespace/ballast":
+	case "v1 Namespace ballast":
 		return yaml.UnmarshalStrict(text, &m.namespace)
-	case "ClusterRole/ballast-agent":
+	case "rbac.authorization.k8s.io/v1 ClusterRole ballast-agent":
 		return yaml.UnmarshalStrict(text, &m.role)
-	case "ClusterRoleBinding/ballast-agent":
+	case "rbac.authorization.k8s.io/v1 ClusterRoleBinding ballast-agent":
 		return yaml.UnmarshalStrict(text, &m.binding)
-	case "ServiceAccount/ballast-agent", "ServiceAccount/ballast-csi":
+	case "v1 ServiceAccount ballast-agent", "v1 ServiceAccount ballast-csi":
 		var a corev1.ServiceAccount
 		err := yaml.UnmarshalStrict(text, &a)
 		m.accounts[a.Name] = a
 		return err
 	}
-	return fmt.Errorf("%s %s is not among what is deployed", head.Kind, head.Metadata.Name)
+	return fmt.Errorf("%s %s %s is not among what is deployed", head.APIVersion, head.Kind, head.Metadata.Name)
 }
 
 // started is one start of ballast that a manifest asks for: a container's, or a probe's.
@@ -208,6 +211,9 @@ func TestManifestsNameTheSamePathsSocketsAndUsers(t *testing.T) {
 	same("the driver's user", fmt.Sprint(*csi.in.SecurityContext.RunAsUser), agent.lookup("csi-uid"))
 	if got := agent.lookup("http-address"); got != fmt.Sprintf(":%d", agent.in.Ports[0].ContainerPort) {
 		t.Errorf("the agent serves HTTP on %s, and its port is %d", got, agent.in.Ports[0].ContainerPort)
+	}
+	if got := agent.lookup("hub-endpoint"); got != hub.DefaultEndpoint {
+		t.Errorf("the Hub is at %s", got)
 	}
 	if agent.lookup("kube") != "true" {
 		t.Error("the agent does not watch pods: deleted ones would hang")

@@ -105,10 +105,15 @@ func TestAgentHasNoPrivileges(t *testing.T) {
 	if agent.in.StartupProbe == nil || agent.in.LivenessProbe == nil || agent.in.ReadinessProbe == nil {
 		t.Fatal("the agent lacks a probe")
 	}
-	for path, p := range map[string]*corev1.Probe{"/healthz": agent.in.LivenessProbe, "/readyz": agent.in.ReadinessProbe} {
+	for p, path := range map[*corev1.Probe]string{
+		agent.in.StartupProbe: "/healthz", agent.in.LivenessProbe: "/healthz", agent.in.ReadinessProbe: "/readyz",
+	} {
 		if p.HTTPGet == nil || p.HTTPGet.Path != path || p.HTTPGet.Port.String() != agent.in.Ports[0].Name {
 			t.Errorf("the probe of %s asks %+v", path, p.HTTPGet)
 		}
+	}
+	if start := agent.in.StartupProbe; start.PeriodSeconds*start.FailureThreshold < 600 {
+		t.Errorf("a large cache that is checked at the start is given %d times %d s", start.FailureThreshold, start.PeriodSeconds)
 	}
 }
 
@@ -125,8 +130,16 @@ func TestDriverHasNoNetworkAndNoToken(t *testing.T) {
 	if len(csi.in.Ports) != 0 {
 		t.Errorf("the driver has ports: %v", csi.in.Ports)
 	}
+	for _, p := range []*corev1.Probe{csi.in.LivenessProbe, csi.in.ReadinessProbe} {
+		if p.TimeoutSeconds < 5 { // `ballast probe` itself waits that long
+			t.Errorf("a probe that starts a process is given %d s", p.TimeoutSeconds)
+		}
+	}
 	if c := csi.in.SecurityContext; !*c.Privileged || !*c.ReadOnlyRootFilesystem {
 		t.Errorf("the driver runs with %+v", c)
+	}
+	if enforced := m.namespace.Labels["pod-security.kubernetes.io/enforce"]; enforced != "privileged" {
+		t.Errorf("the namespace takes %q pods, and the driver's is privileged", enforced)
 	}
 	for _, v := range pod.Volumes { // the sockets' directories and kubelet's, not the node's
 		if path := v.HostPath.Path; strings.Count(path, "/") < 2 {
@@ -146,8 +159,8 @@ func TestOnlyTheAgentMayDoAnythingAtTheAPIServer(t *testing.T) {
 	}
 	account := m.agent.Spec.Template.Spec.ServiceAccountName
 	subjects := []rbacv1.Subject{{Kind: "ServiceAccount", Name: account, Namespace: m.namespace.Name}}
-	if !reflect.DeepEqual(m.binding.Subjects, subjects) || m.binding.RoleRef.Name != m.role.Name {
-		t.Errorf("%s is bound to %v; want %v", m.binding.RoleRef.Name, m.binding.Subjects, subjects)
+	if !reflect.DeepEqual(m.binding.Subjects, subjects) || m.binding.RoleRef != (rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: m.role.Name}) {
+		t.Errorf("%v is bound to %v; want %v", m.binding.RoleRef, m.binding.Subjects, subjects)
 	}
 	if _, ok := m.accounts[account]; !ok || account == m.csi.Spec.Template.Spec.ServiceAccountName {
 		t.Errorf("the agent's account is %s, of %v", account, m.accounts)
