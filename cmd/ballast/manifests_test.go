@@ -254,3 +254,20 @@ func TestManifestsNameTheSamePathsSocketsAndUsers(t *testing.T) {
 		}
 	}
 }
+
+func TestReadmesPodIsOne(t *testing.T) {
+	text, err := os.ReadFile("../../README.md")
+	must(t, err)
+	_, block, ok := strings.Cut(string(text), "```yaml\napiVersion: v1\nkind: Pod\n")
+	block, _, closed := strings.Cut(block, "```\n")
+	if !ok || !closed {
+		t.Fatal("the README shows no pod")
+	}
+	var pod corev1.Pod
+	must(t, yaml.UnmarshalStrict([]byte(block), &pod))
+	v := pod.Spec.Volumes[0]
+	if v.CSI == nil || v.CSI.Driver != readManifests(t).driver.Name || v.CSI.ReadOnly == nil || !*v.CSI.ReadOnly ||
+		v.Name != pod.Spec.Containers[0].VolumeMounts[0].Name {
+		t.Errorf("the README's pod has the volume %+v", v)
+	}
+}
