@@ -3,10 +3,8 @@ package e2e
 import (
 	"bytes"
 	"context"
-	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -17,65 +15,36 @@ import (
 
 	"github.com/ballast-csi/ballast/agent/store"
 	"github.com/ballast-csi/ballast/agent/store/storetest"
+	"github.com/ballast-csi/ballast/e2e/hub"
 	"github.com/ballast-csi/ballast/fetcher"
-	"github.com/ballast-csi/ballast/fetcher/hub"
+	fetcherhub "github.com/ballast-csi/ballast/fetcher/hub"
 )
 
-// hfd starts github.com/matrixhub-ai/hfd, a Hub written by others, on this machine
-// and returns its URL.
-func hfd(t *testing.T) string {
+// startHub starts a Hub of other hands (github.com/matrixhub-ai/hfd) on this machine.
+func startHub(t *testing.T) *hub.Hub {
 	t.Helper()
-	binary := build(t, "github.com/matrixhub-ai/hfd/cmd/hfd")
-	address, ssh := freeAddress(t), freeAddress(t)
-	url := "http://" + address
-	var said bytes.Buffer
-	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
-	cmd := exec.CommandContext(ctx, binary, "-addr", address, "-ssh-addr", ssh, "-host-url", url, "-data", t.TempDir())
-	cmd.Stdout, cmd.Stderr = &said, &said
-	cmd.Env = append(os.Environ(), "GIT_CONFIG_NOSYSTEM=1")
-	if err := cmd.Start(); err != nil {
-		cancel()
+	binary := filepath.Join(t.TempDir(), "hfd")
+	if err := hub.Build(t.Context(), binary); err != nil {
 		t.Fatal(err)
 	}
+	var said bytes.Buffer
+	h := must(hub.Start(t.Context(), hub.Config{HFD: binary, Listen: "127.0.0.1:0", Dir: t.TempDir(), Output: &said}))(t)
 	t.Cleanup(func() {
-		cancel()
-		if err := cmd.Wait(); !stopped(err) {
-			t.Errorf("hfd ended by itself: %v", err)
+		if err := h.Close(); err != nil {
+			t.Error(err)
 		}
 		if t.Failed() {
 			t.Logf("hfd said:\n%s", said.String())
 		}
 	})
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	limit, stop := context.WithTimeout(t.Context(), 30*time.Second)
-	defer stop()
-	for {
-		conn, err := net.Dial("tcp", address)
-		if err == nil {
-			conn.Close()
-			return url
-		}
-		select {
-		case <-tick.C:
-		case <-limit.Done():
-			t.Fatalf("hfd does not listen on %s: %v\n%s", address, err, said.String())
-		}
-	}
+	return h
 }
 
-// freeAddress is one that nobody listens on now.
-func freeAddress(t *testing.T) string {
+// upload fills a repository of h with files, by the real client through preupload, LFS
+// and commit, and returns the commit. hub.Upload does the same without Python.
+func upload(t *testing.T, h *hub.Hub, repo, kind string, files map[string][]byte) fetcher.Commit {
 	t.Helper()
-	l := must(net.Listen("tcp", "127.0.0.1:0"))(t)
-	defer l.Close()
-	return l.Addr().String()
-}
-
-// upload fills url's repository with files, by the real client through preupload,
-// LFS and commit, and returns the commit.
-func upload(t *testing.T, url, repo, kind string, files map[string][]byte) fetcher.Commit {
-	t.Helper()
+	h.Accounts("hf_any") // upload.py's
 	dir := t.TempDir()
 	for path, content := range files {
 		file := filepath.Join(dir, path)
@@ -86,16 +55,16 @@ func upload(t *testing.T, url, repo, kind string, files map[string][]byte) fetch
 			t.Fatal(err)
 		}
 	}
-	said := client{version: uploader, script: "upload.py", args: []string{repo, kind, dir}, env: []string{"HF_ENDPOINT=" + url, "HF_HUB_DISABLE_XET=1"}}.run(t)
+	said := client{version: uploader, script: "upload.py", args: []string{repo, kind, dir}, env: []string{"HF_ENDPOINT=" + h.URL(), "HF_HUB_DISABLE_XET=1"}}.run(t)
 	return must(fetcher.ParseCommit(strings.TrimSpace(said)))(t)
 }
 
 // hubClient is the product's own, without connections left over.
-func hubClient(t *testing.T, url string) *hub.Client {
+func hubClient(t *testing.T, url string) *fetcherhub.Client {
 	t.Helper()
 	transport := &http.Transport{}
 	t.Cleanup(transport.CloseIdleConnections)
-	return must(hub.New(hub.Config{Endpoint: url, UserAgent: "ballast/e2e", Log: quiet(t), Transport: transport}))(t)
+	return must(fetcherhub.New(fetcherhub.Config{Endpoint: url, UserAgent: "ballast/e2e", Log: quiet(t), Transport: transport}))(t)
 }
 
 func quiet(t *testing.T) *zap.Logger { return zaptest.NewLogger(t, zaptest.Level(zap.InfoLevel)) }
@@ -124,12 +93,12 @@ func (s sink) Commit(ctx context.Context, verified []fetcher.Ingest) error {
 // TestAHubOfOtherHandsIsFetchedIntoTheStore: hub client, engine and store, against
 // a server that knows nothing of any of them.
 func TestAHubOfOtherHandsIsFetchedIntoTheStore(t *testing.T) {
-	url, files := hfd(t), modelFiles()
+	h, files := startHub(t), modelFiles()
 	for name, k := range kinds {
 		t.Run(k.Type, func(t *testing.T) {
-			uploaded := upload(t, url, k.Repo, k.Type, files)
+			uploaded := upload(t, h, k.Repo, k.Type, files)
 			repo := must(fetcher.ParseRepo(name))(t)
-			s, client := storetest.Open(t), hubClient(t, url)
+			s, client := storetest.Open(t), hubClient(t, h.URL())
 			commit := must(client.Resolve(t.Context(), repo, must(fetcher.ParseRef("main"))(t), fetcher.Secret{}))(t)
 			if commit != uploaded {
 				t.Fatalf("main is %s; the upload made %s", commit, uploaded)
@@ -158,6 +127,30 @@ func TestAHubOfOtherHandsIsFetchedIntoTheStore(t *testing.T) {
 				if want := files[f.Path.String()]; sha256Of(content.Bytes()) != sha256Of(want) {
 					t.Errorf("%s: other bytes than were uploaded", f.Path)
 				}
+			}
+		})
+	}
+}
+
+// TestRealClientsReadAHubOfOtherHands: what the proxy adds to hfd is enough for the
+// real clients, each error told from the others.
+func TestRealClientsReadAHubOfOtherHands(t *testing.T) {
+	h, files := startHub(t), hub.SmallModel(1).Files()
+	commit := must(h.Upload(t.Context(), "org/small", files))(t)
+	must(h.Upload(t.Context(), "org/gated", files))(t)
+	h.Accounts("hf_stranger")
+	h.Gated("org/gated", "hf_friend")
+	for _, version := range clientVersions {
+		t.Run(version, func(t *testing.T) {
+			before := h.Traffic("org/small")
+			client{version: version, script: "download.py", args: []string{askFor("org/small", "model", commit, files).json(t), "org/gated"},
+				env: []string{"HF_ENDPOINT=" + h.URL(), "HF_HUB_DISABLE_XET=1"}, wantCall: 8}.run(t)
+			var size int64
+			for _, content := range files {
+				size += int64(len(content))
+			}
+			if sent := h.Traffic("org/small").Since(before).Total(); sent != size {
+				t.Errorf("%d bytes were sent of a model of %d", sent, size)
 			}
 		})
 	}

@@ -78,10 +78,10 @@ func publish(t *testing.T, node spec.NodeClient, target string, attributes map[s
 // TestAHubOfOtherHandsIsMountedThroughCSI is the whole path, from a Hub and a CSI call
 // to the files that a pod sees; then the real client reads the second volume offline.
 func TestAHubOfOtherHandsIsMountedThroughCSI(t *testing.T) {
-	url, files := hfd(t), modelFiles()
-	commit := upload(t, url, "org/tiny", "model", files)
+	h, files := startHub(t), modelFiles()
+	commit := must(h.Upload(t.Context(), "org/tiny", files))(t)
 	s := storetest.Open(t)
-	driver := node(t, s, url)
+	driver := node(t, s, h.URL())
 	dir := t.TempDir()
 
 	plain := filepath.Join(dir, "plain")
@@ -102,7 +102,7 @@ func TestAHubOfOtherHandsIsMountedThroughCSI(t *testing.T) {
 	cache := filepath.Join(dir, "cache")
 	unpublishCache := publish(t, driver, cache, map[string]string{"repo": "org/tiny", "revision": "main", "layout": "hub-cache"})
 	for _, version := range clientVersions {
-		ask := askFor("org/tiny", "model", commit.String(), files)
+		ask := askFor("org/tiny", "model", commit, files)
 		ask.Offline = true
 		client{version: version, script: "offline.py", args: []string{ask.json(t)}, env: []string{"HF_HUB_CACHE=" + cache, "HF_HUB_OFFLINE=1"}, wantCall: 9}.run(t)
 	}
