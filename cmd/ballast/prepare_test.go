@@ -84,16 +84,11 @@ func (p preparing) refused(words ...string) {
 	}
 }
 
-// mount mounts an empty file system on dir until the test ends or it is unmounted.
-func (p preparing) mount(fstype, dir string, flags uintptr, options string) {
+// mount mounts an empty tmpfs on dir until the test ends.
+func (p preparing) mount(dir string, flags uintptr, options string) {
 	p.t.Helper()
 	must(p.t, os.MkdirAll(dir, 0o755))
-	if err := unix.Mount(fstype, dir, fstype, flags, options); err != nil {
-		if errors.Is(err, unix.ENODEV) || errors.Is(err, unix.EPERM) {
-			p.t.Skipf("this machine has no %s to mount: %v", fstype, err)
-		}
-		p.t.Fatal(err)
-	}
+	must(p.t, unix.Mount("tmpfs", dir, "tmpfs", flags, options))
 	p.t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
 }
 
@@ -109,24 +104,28 @@ func TestPrepareTakesWhatKubeletMade(t *testing.T) {
 	must(t, os.Mkdir(p.cache, 0o700))
 	must(t, os.Mkdir(p.cache+"/lost+found", 0o700)) // a file system of its own
 	must(t, os.Mkdir(p.run, 0o777))
-	must(t, os.Chmod(p.run, 0o777|fs.ModeSticky|fs.ModeSetgid))
+	must(t, os.Chmod(p.run, 0o755|fs.ModeSticky|fs.ModeSetgid))
 	p.mustPrepare()
 }
 
 func TestPrepareAfterARebootFindsTheCacheAndMakesTheRest(t *testing.T) {
 	p := newPreparing(t)
 	p.mustPrepare()
-	must(t, os.Mkdir(p.cache+"/blobs", 0o700))
-	must(t, os.Chown(p.cache+"/blobs", p.uid, p.uid))
-	must(t, os.WriteFile(p.cache+"/blobs/of-another", []byte("x"), 0o444)) // deeper than prepare looks
-	before, err := os.Lstat(p.cache + "/blobs/of-another")
-	must(t, err)
+	// Whosever it is: the directory is the agent's already.
+	names := []string{"blobs", "blobs/roots", "roots"}
+	var before []syscall.Timespec
+	for _, name := range names {
+		must(t, os.MkdirAll(filepath.Join(p.cache, name), 0o700))
+	}
+	for _, name := range names {
+		before = append(before, changed(t, filepath.Join(p.cache, name)))
+	}
 	must(t, os.Remove(p.run))
 	p.mustPrepare()
-	after, err := os.Lstat(p.cache + "/blobs/of-another")
-	must(t, err)
-	if b, a := before.Sys().(*syscall.Stat_t), after.Sys().(*syscall.Stat_t); b.Ctim != a.Ctim {
-		t.Error("what is in the cache was changed")
+	for i, name := range names {
+		if changed(t, filepath.Join(p.cache, name)) != before[i] {
+			t.Errorf("%s in the cache was changed", name)
+		}
 	}
 }
 
@@ -145,8 +144,10 @@ func TestPrepareGivesBackACacheWhoseDirectoryChangedHands(t *testing.T) {
 	p.mustPrepare()
 	must(t, os.WriteFile(p.cache+"/version", []byte("1\n"), 0o644))
 	must(t, os.Chown(p.cache+"/version", p.uid, p.uid))
-	must(t, os.Chown(p.cache, 0, 0))
-	p.mustPrepare()
+	for _, owner := range [][2]int{{0, 0}, {0, p.uid}, {p.uid, 0}} {
+		must(t, os.Chown(p.cache, owner[0], owner[1]))
+		p.mustPrepare()
+	}
 }
 
 func TestPrepareLeavesWhatIsSomebodyElses(t *testing.T) {
@@ -178,21 +179,42 @@ func TestPrepareTakesNoLinkAndNoFile(t *testing.T) {
 	p.refused("symbolic link")
 	p.cache = elsewhere
 	must(t, os.WriteFile(p.run, nil, 0o600))
-	p.refused(p.run, "not a directory")
+	p.refused(p.run, "not a directory", "move it away")
 	p.run = p.cache + "/no/such"
 	p.refused(p.run, "absent", "cannot be made")
 }
 
 func TestPrepareTakesNoFileSystemWithoutHardLinks(t *testing.T) {
-	if mounttest.UserNamespace() {
-		t.Skip("the file system used here, mqueue, cannot be mounted in a user namespace without an IPC namespace of its own")
-	}
 	p := newPreparing(t)
-	p.mount("mqueue", p.cache, 0, "")
+	p.mountQueues(p.cache)
 	p.refused(p.cache, "no hard links", "ext4")
 	if uid, _ := ownersOf(t, p.cache); uid != 0 || len(left(t, p.cache)) != 0 {
 		t.Errorf("it was changed: uid %d, holding %v", uid, left(t, p.cache))
 	}
+}
+
+// mountQueues mounts mqueue, which has files and no links to them, of an IPC namespace
+// of its own: there is one for each. A thread keeps that until the test ends.
+func (p preparing) mountQueues(dir string) {
+	p.t.Helper()
+	must(p.t, os.Mkdir(dir, 0o755))
+	mounted, over := make(chan error), make(chan struct{})
+	p.t.Cleanup(func() { close(over) })
+	go func() {
+		runtime.LockOSThread() // for ever
+		err := unix.Unshare(unix.CLONE_NEWIPC)
+		if err == nil {
+			err = unix.Mount("mqueue", dir, "mqueue", 0, "")
+		}
+		mounted <- err
+		<-over
+	}()
+	if err := <-mounted; errors.Is(err, unix.ENODEV) {
+		p.t.Skip("this kernel has no mqueue, the file system without hard links that is used here")
+	} else if err != nil {
+		p.t.Fatal(err)
+	}
+	p.t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
 }
 
 func TestPrepareTakesNoFileSystemThatNodesShare(t *testing.T) {
@@ -205,17 +227,25 @@ func TestPrepareTakesNoFileSystemThatNodesShare(t *testing.T) {
 
 func TestPrepareSaysThatADiskIsReadOnly(t *testing.T) {
 	p := newPreparing(t)
-	p.mount("tmpfs", p.cache, unix.MS_RDONLY, "")
+	p.mount(p.cache, unix.MS_RDONLY, "")
 	p.refused(p.cache, "read-only file system", "dmesg")
 }
 
 func TestPrepareAcceptsAFullDisk(t *testing.T) {
 	p := newPreparing(t)
-	p.mount("tmpfs", p.cache, 0, "nr_inodes=1")
+	p.mount(p.cache, 0, "nr_inodes=1")
 	if err := os.WriteFile(p.cache+"/x", nil, 0o600); !full(err) {
 		t.Fatalf("the disk is not full: %v", err)
 	}
 	p.mustPrepare()
+}
+
+// changed is when the file at path was last changed, its owner and mode included.
+func changed(t *testing.T, path string) syscall.Timespec {
+	t.Helper()
+	info, err := os.Lstat(path)
+	must(t, err)
+	return info.Sys().(*syscall.Stat_t).Ctim
 }
 
 func ownersOf(t *testing.T, path string) (uid, gid int) {
