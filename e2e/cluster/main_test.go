@@ -1,0 +1,60 @@
+// Package cluster owns the scenarios of `make e2e`: Ballast as it is deployed, on a
+// real node, asked for models by real pods. Each test is named for what must hold, and
+// prints what it measured.
+//
+// With KUBECONFIG set the scenarios run on that cluster instead (see external), but for
+// those that need the node itself: they are skipped, and say so.
+package cluster
+
+import (
+	"context"
+	"io"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/ballast-csi/ballast/e2e/hub"
+	"github.com/ballast-csi/ballast/e2e/node"
+	"github.com/ballast-csi/ballast/e2e/oci"
+)
+
+func TestMain(m *testing.M) {
+	if _, ok := os.LookupEnv("KUBECONFIG"); ok {
+		os.Exit(m.Run())
+	}
+	node.Main(node.Run{Tests: m, Prepare: prepare, KeepLogs: "../../build/e2e-logs"})
+}
+
+// Images, as pods name them and as containerd does.
+const (
+	registry  = "docker.io/library/"
+	podImage  = "e2e-pod:1"
+	oldImage  = "ballast:e2e-1" // what is deployed
+	newImage  = "ballast:e2e-2" // what it is rolled to
+	imageFile = ".tar"
+)
+
+// prepare builds what runs on the node into dir.
+func prepare(ctx context.Context, dir string, w io.Writer) error {
+	if _, err := node.Build(ctx, "../kubernetes", w); err != nil {
+		return err
+	}
+	images := filepath.Join(dir, "images")
+	if err := os.Mkdir(images, 0o755); err != nil {
+		return err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return oci.WritePod(ctx, archive(dir, podImage), registry+podImage, "..") })
+	for _, image := range []string{oldImage, newImage} {
+		g.Go(func() error { return oci.WriteBallast(ctx, archive(dir, image), registry+image, "../..", image) })
+	}
+	g.Go(func() error { return hub.Build(ctx, filepath.Join(dir, "hfd")) })
+	return g.Wait()
+}
+
+// archive is where the image called name is kept.
+func archive(dir, name string) string {
+	return filepath.Join(dir, "images", filepath.Base(name)+imageFile)
+}

@@ -1,0 +1,204 @@
+package cluster
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/ballast-csi/ballast/e2e/hub"
+	"github.com/ballast-csi/ballast/e2e/node"
+)
+
+// world is what all scenarios share: one cluster with Ballast on it, and one Hub.
+type world struct {
+	client     kubernetes.Interface
+	config     *rest.Config
+	kubeconfig string
+	kubectl    []string // the command
+	image      string   // Ballast's
+	podImage   string
+	hub        *hub.Hub
+	lives      *lives
+	machine    *node.Machine // nil on a cluster that was there before
+	cluster    *node.Cluster
+}
+
+var shared = sync.OnceValues(start)
+
+// theWorld is the shared one, started by the first who asks.
+func theWorld(t *testing.T) *world {
+	t.Helper()
+	w, err := shared()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return w
+}
+
+// onNode is the same for scenarios that do things to the node.
+func onNode(t *testing.T) *world {
+	t.Helper()
+	w := theWorld(t)
+	if w.machine == nil {
+		t.Skip("needs the node itself, which is out of reach on the cluster that KUBECONFIG names")
+	}
+	return w
+}
+
+func start() (*world, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	defer cancel()
+	var w *world
+	var err error
+	if kubeconfig, ok := os.LookupEnv("KUBECONFIG"); ok {
+		w, err = external(kubeconfig)
+	} else {
+		w, err = newNode(ctx)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if w.config, err = clientcmd.BuildConfigFromFlags("", w.kubeconfig); err != nil {
+		return nil, err
+	}
+	w.config.QPS, w.config.Burst = 200, 400
+	if w.client, err = kubernetes.NewForConfig(w.config); err != nil {
+		return nil, err
+	}
+	if w.lives, err = watchLives(context.Background(), w.client); err != nil {
+		return nil, err
+	}
+	return w, w.deploy(ctx)
+}
+
+// newNode starts a cluster of our own and a Hub beside it.
+func newNode(ctx context.Context) (*world, error) {
+	dir := node.Dir()
+	tools, err := node.Build(ctx, "../kubernetes", os.Stdout)
+	if err != nil {
+		return nil, err
+	}
+	cluster, err := node.Start(ctx, node.Config{Dir: dir, Tools: tools, Sandbox: registry + podImage,
+		Images: []string{archive(dir, podImage), archive(dir, oldImage), archive(dir, newImage)}})
+	if err != nil {
+		return nil, err
+	}
+	w := &world{kubeconfig: cluster.Kubeconfig(), kubectl: tools.Kubectl(), image: registry + oldImage, podImage: registry + podImage,
+		machine: cluster.Machine(), cluster: cluster}
+	w.hub, err = startHub(dir, node.HostIP+":0")
+	return w, err
+}
+
+// external is a cluster that is there already. Its nodes must have, or be able to
+// pull, the images named here; its pods must reach this machine at the address of
+// BALLAST_E2E_HUB, where the scenarios serve their Hub.
+func external(kubeconfig string) (*world, error) {
+	w := &world{kubeconfig: kubeconfig, kubectl: []string{"kubectl"}, image: os.Getenv("BALLAST_E2E_IMAGE"), podImage: os.Getenv("BALLAST_E2E_POD_IMAGE")}
+	address := os.Getenv("BALLAST_E2E_HUB")
+	if w.image == "" || w.podImage == "" || address == "" {
+		return nil, errors.New("with KUBECONFIG set, set BALLAST_E2E_IMAGE and BALLAST_E2E_POD_IMAGE to the images to run (make image), " +
+			"and BALLAST_E2E_HUB to IP:PORT of this machine as the cluster's pods reach it")
+	}
+	dir, err := os.MkdirTemp("", "ballast-e2e-hub-")
+	if err != nil {
+		return nil, err
+	}
+	if err := errors.Join(os.Mkdir(filepath.Join(dir, "logs"), 0o755), hub.Build(context.Background(), filepath.Join(dir, "hfd"))); err != nil {
+		return nil, err
+	}
+	w.hub, err = startHub(dir, address)
+	return w, err
+}
+
+// startHub starts the Hub from the program in dir.
+func startHub(dir, listen string) (*hub.Hub, error) {
+	said, err := os.Create(filepath.Join(dir, "logs", "hfd.log"))
+	if err != nil {
+		return nil, err
+	}
+	return hub.Start(context.Background(), hub.Config{HFD: filepath.Join(dir, "hfd"), Dir: filepath.Join(dir, "hub"), Listen: listen, Output: said})
+}
+
+// overlay is what a person writes to deploy: the manifests, their image, their Hub.
+const overlay = `apiVersion: kustomize.config.k8s.io/v1beta1
+kind: Kustomization
+resources: [%s]
+images: [{name: registry.example.com/ballast, newName: %s, newTag: %s}]
+patches:
+- target: {kind: DaemonSet, name: ballast-agent}
+  patch: |-
+    - op: test
+      path: /spec/template/spec/containers/0/env/1/name
+      value: HF_ENDPOINT
+    - op: replace
+      path: /spec/template/spec/containers/0/env/1/value
+      value: %s
+`
+
+// deploy applies the manifests as the README says, and returns when both DaemonSets
+// are ready.
+func (w *world) deploy(ctx context.Context) error {
+	dir, err := os.MkdirTemp("", "overlay")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	manifests, err := filepath.Abs("../../deploy/manifests")
+	if err != nil {
+		return err
+	}
+	relative, err := filepath.Rel(dir, manifests)
+	if err != nil {
+		return err
+	}
+	name, tag := splitImage(w.image)
+	if err := os.WriteFile(filepath.Join(dir, "kustomization.yaml"), fmt.Appendf(nil, overlay, relative, name, tag, w.hub.URL()), 0o644); err != nil {
+		return err
+	}
+	if err := w.run(ctx, "apply", "-k", dir); err != nil {
+		return err
+	}
+	for _, ds := range []string{"ballast-agent", "ballast-csi"} {
+		if err := w.run(ctx, "-n", "ballast", "rollout", "status", "--timeout=2m", "daemonset/"+ds); err != nil {
+			said, why := w.kubectlOutput(ctx, "-n", "ballast", "describe", "pods")
+			return errors.Join(err, errors.New(said), why)
+		}
+	}
+	return nil
+}
+
+// splitImage takes a reference apart at its tag.
+func splitImage(reference string) (name, tag string) {
+	i := strings.LastIndexByte(reference, ':')
+	return reference[:i], reference[i+1:]
+}
+
+// run runs kubectl.
+func (w *world) run(ctx context.Context, args ...string) error {
+	_, err := w.kubectlOutput(ctx, args...)
+	return err
+}
+
+func (w *world) kubectlOutput(ctx context.Context, args ...string) (string, error) {
+	words := append(append([]string{}, w.kubectl...), args...)
+	cmd := exec.CommandContext(ctx, words[0], words[1:]...)
+	cmd.Env = append(os.Environ(), "KUBECONFIG="+w.kubeconfig)
+	var out, said bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &said
+	if err := cmd.Run(); err != nil {
+		return "", fmt.Errorf("kubectl %q: %w\n%s%s", args, err, out.String(), said.String())
+	}
+	return out.String(), nil
+}
