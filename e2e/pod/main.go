@@ -47,6 +47,14 @@ func run(started time.Time, command string, args []string) error {
 		return hold(started, os.Stdout)
 	case command == "pause" && len(args) == 0:
 		return pause()
+	case command == "sum" && len(args) == 1:
+		return sum(args[0], os.Stdout)
+	case command == "reread" && len(args) == 1:
+		return reread(args[0], os.Stdout)
+	case command == "attack" && len(args) == 2:
+		return attack(args[0], args[1], os.Stdout)
+	case command == "attack" && len(args) == 3:
+		return attackAgain(args[0], args[1], args[2], os.Stdout)
 	}
 	return fmt.Errorf("%s", usage)
 }
