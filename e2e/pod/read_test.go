@@ -122,7 +122,7 @@ func TestRereadGoesOnUntilAByteIsAnother(t *testing.T) {
 		r = next() // that file had been read already
 	}
 	if r.Error == "" || out.Scan() {
-		t.Errorf("%+v, then %s", r, out.Text())
+		t.Fatalf("%+v, then %s", r, out.Text())
 	}
 	if err := cmd.Wait(); err == nil {
 		t.Error("it ended as if all were well")
