@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -151,7 +152,15 @@ func TestFlipIsFoundAndNamesTheFile(t *testing.T) {
 		t.Errorf("with a bit flipped: %v", err)
 	}
 	restore()
-	restore()
+	restore() // no more than once
+	release := h.Stall("org/model")
+	body := open(t, h, "org/model", "config.json")
+	again := h.Flip("org/model", "config.json", 0)
+	release()
+	if got := must(io.ReadAll(body))(t); got[0]^1 != files["config.json"][0] {
+		t.Errorf("an answer under way: %s", got)
+	}
+	again()
 	if err := fetch(t, h, s, rev, 0); err != nil {
 		t.Errorf("with good bytes: %v", err)
 	}
@@ -177,6 +186,7 @@ func TestStopCutsEverythingAndResumeIsWhereItWas(t *testing.T) {
 		t.Errorf("a stopped Hub: %v", err)
 	}
 	release()
+	upload(t, h, "org/other", sized(1000)) // past the proxy
 	if err := errors.Join(h.Resume(), h.Resume()); err != nil || h.URL() != url {
 		t.Fatalf("%s, was %s: %v", h.URL(), url, err)
 	}
@@ -201,6 +211,10 @@ func TestRateLimitSaysWhenToComeBack(t *testing.T) {
 	}
 	if _, err := c.Prove(t.Context(), rev.Repo, refOf(t, "main"), pathOf(t, weights), fetcher.Secret{}); !errors.As(err, &limited) {
 		t.Errorf("limited: %v", err)
+	}
+	res, _ := get(t, http.MethodGet, h.URL()+"/org/model/resolve/main/config.json", "")
+	if got := res.Header.Get("RateLimit"); res.StatusCode != http.StatusTooManyRequests || !strings.HasPrefix(got, `"resolvers";r=0;t=5`) || res.Header.Get("Retry-After") == "" {
+		t.Errorf("limited: %s, RateLimit %s", res.Status, got)
 	}
 	if err := resolve("org/other"); err != nil {
 		t.Errorf("the other one: %v", err)

@@ -4,8 +4,8 @@
 // that hfd lacks (error codes, who may see what, X-Linked-Etag, pages of a listing,
 // rate limit headers), does harm on command, and counts what it sends.
 //
-// It must never know the client under test: the manners are those that were recorded
-// of the real Hub (../shared/facts/hub.md).
+// It must never know the client under test: the manners are those of the real Hub as its
+// traffic was recorded, and as huggingface_hub reads it.
 //
 // Invariants:
 //   - The proxy makes up no truth about content. Commits, paths, sizes and Digests

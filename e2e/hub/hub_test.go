@@ -3,6 +3,7 @@ package hub_test
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"maps"
 	"net/http"
 	"slices"
@@ -34,6 +35,16 @@ func TestALargeModelIsUploadedListedAndFetched(t *testing.T) {
 	slices.Sort(listed)
 	if want := slices.Sorted(maps.Keys(files)); !slices.Equal(listed, want) {
 		t.Fatalf("%d files are listed: %v\nwant %d: %v", len(listed), listed, len(want), want)
+	}
+	res, page := get(t, http.MethodGet, h.URL()+"/api/models/org/model/tree/main?recursive=true", "")
+	var entries []struct{ Path string }
+	if err := json.Unmarshal(page, &entries); err != nil || len(entries) != 100 || !strings.Contains(res.Header.Get("Link"), `rel="next"`) {
+		t.Errorf("a page has %d entries and Link %q: %v", len(entries), res.Header.Get("Link"), err)
+	}
+	for _, e := range entries {
+		if e.Path == "" {
+			t.Errorf("an entry without a path is listed")
+		}
 	}
 	started = time.Now()
 	if err := fetch(t, h, s, rev, 0); err != nil {
@@ -131,7 +142,7 @@ func TestStartSaysWhatIsWrong(t *testing.T) {
 	}
 }
 
-// The table is what hub.md tells of the real Hub, and what the client makes of it.
+// The table is what the real Hub answers, and what our client makes of it.
 func TestErrorsAreTheRealHubs(t *testing.T) {
 	h := start(t, 0)
 	for _, repo := range []string{"org/public", "org/private", "datasets/org/gated"} {
@@ -224,6 +235,15 @@ func TestHeadersOfAFileAreTheRealHubs(t *testing.T) {
 			}
 			if method == http.MethodGet && string(body) != string(files[path]) {
 				t.Errorf("%s: other bytes than were uploaded", path)
+			}
+		}
+		if path == weights { // the size is the file's, of a range too
+			req := must(http.NewRequestWithContext(t.Context(), http.MethodGet, h.URL()+"/org/model/resolve/main/"+path, nil))(t)
+			req.Header.Set("Range", "bytes=10-19")
+			res := must(http.DefaultTransport.RoundTrip(req))(t)
+			res.Body.Close()
+			if res.StatusCode != http.StatusPartialContent || res.ContentLength != 10 || res.Header.Get("X-Linked-Size") != fmt.Sprint(len(files[path])) {
+				t.Errorf("a range: %s %v", res.Status, res.Header)
 			}
 		}
 		proof, err := newClient(t, h).Prove(t.Context(), rev.Repo, refOf(t, "main"), pathOf(t, path), fetcher.Secret{})
