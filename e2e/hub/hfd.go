@@ -11,7 +11,9 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
+	"runtime"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -49,19 +51,15 @@ func startHFD(ctx context.Context, cfg Config) (*hfd, error) {
 	cmd := exec.CommandContext(life, cfg.HFD, "-addr", address, "-ssh-addr", "", "-data", cfg.Dir)
 	cmd.Stdout, cmd.Stderr = cfg.Output, cfg.Output
 	cmd.Env = append(os.Environ(), "GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL=/dev/null") // it runs git
-	if err := cmd.Start(); err != nil {
-		kill()
-		return nil, err
-	}
 	h := &hfd{
 		url: &url.URL{Scheme: "http", Host: address}, kill: kill, ended: make(chan struct{}),
 		// Nobody asks for compression that the client did not ask for.
 		client: &http.Client{Transport: &http.Transport{DisableCompression: true, MaxIdleConnsPerHost: 64}},
 	}
-	go func() {
-		defer close(h.ended)
-		h.err = cmd.Wait()
-	}()
+	if err := h.run(cmd); err != nil {
+		kill()
+		return nil, err
+	}
 	err = h.listening(ctx)
 	if err == nil {
 		err = h.putEmpty(ctx)
@@ -70,6 +68,25 @@ func startHFD(ctx context.Context, cfg Config) (*hfd, error) {
 		return nil, errors.Join(err, h.close())
 	}
 	return h, nil
+}
+
+// run starts the process, and closes h.ended when it has ended. It dies with us, so that
+// a test that panics leaves none behind; the kernel goes by the thread that started it,
+// which is therefore kept.
+func (h *hfd) run(cmd *exec.Cmd) error {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	started := make(chan error)
+	go func() {
+		defer close(h.ended)
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			h.err = cmd.Wait()
+		}
+	}()
+	return <-started
 }
 
 // putEmpty stores the empty LFS object. hfd takes an empty file that is kept in git for
