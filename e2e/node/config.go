@@ -38,7 +38,7 @@ func writeNode(work string, tools Tools, sandbox string) error {
 	}
 	for path, content := range map[string]string{
 		filepath.Join(etc, "containerd.toml"):  fmt.Sprintf(containerdConfig, containerdSocket, sandbox, tools.cni, cni, nodeProgram(work, "runc")),
-		filepath.Join(etc, "kubelet.yaml"):     fmt.Sprintf(kubeletConfig, filepath.Base(work), containerdSocket),
+		filepath.Join(etc, "kubelet.yaml"):     fmt.Sprintf(kubeletConfig, containerdSocket),
 		filepath.Join(cni, "10-pods.conflist"): cniConfig,
 	} {
 		if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
@@ -65,14 +65,11 @@ runtime_type = 'io.containerd.runc.v2'
 BinaryName = %q
 `
 
-// kubeletConfig differs from a real node's where the machine has no cgroups to itself:
-// pods are in one cgroup of the run's name, of whichever version is there.
+// kubeletConfig is a plain node's, but that version 1 of cgroups will do, and that a
+// full disk of this machine is not the node's concern.
 const kubeletConfig = `apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
-cgroupRoot: /%s
 cgroupDriver: cgroupfs
-cgroupsPerQOS: false
-enforceNodeAllocatable: []
 failCgroupV1: false
 failSwapOn: false
 makeIPTablesUtilChains: false

@@ -54,6 +54,21 @@ func look() (state, error) {
 			}
 		}
 	}
+	all, err := hierarchies()
+	if err != nil {
+		return nil, err
+	}
+	for _, h := range all {
+		groups, err := os.ReadDir(h.path)
+		if err != nil {
+			return nil, err
+		}
+		for _, g := range groups {
+			if g.IsDir() && !strings.HasPrefix(g.Name(), prefix) { // another run's is its own concern
+				s["cgroup"] = append(s["cgroup"], filepath.Join(h.path, g.Name()))
+			}
+		}
+	}
 	for _, path := range nodePaths {
 		if _, err := os.Lstat(path); err == nil {
 			s["path"] = append(s["path"], path)

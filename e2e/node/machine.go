@@ -67,6 +67,9 @@ func (m *Machine) PowerOn(ctx context.Context) error {
 		c.err = cmd.Wait()
 		close(c.done)
 	}(m.init)
+	if err := makeCgroups(filepath.Base(m.cluster.dir), cmd.Process.Pid); err != nil {
+		return err
+	}
 	// The cable: one end on the bridge, the other is the machine's eth0.
 	if err := run(fmt.Sprintf("ip link add node1 type veth peer name eth0 netns %d", cmd.Process.Pid),
 		"ip link set node1 master ballast0", "ip link set node1 up"); err != nil {

@@ -3,17 +3,12 @@ package node
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"syscall"
-	"time"
 )
 
 const prefix = "ballast-e2e-"
-
-// cgroups is where the hierarchies are mounted: one for each controller, or one.
-const cgroups = "/sys/fs/cgroup"
 
 // workDir is a run's directory. Its base name is also that of the cgroup that the
 // run's containers are in. It is locked while the run lives.
@@ -75,59 +70,4 @@ func removeStale(parent string) {
 			fmt.Fprintf(os.Stderr, "e2e: left by an earlier run: %v\n", err)
 		}
 	}
-}
-
-// removeCgroups removes the cgroups called name, and those in them, in every
-// hierarchy. What was in them is dead, but the kernel may still be counting.
-func removeCgroups(name string) error {
-	var err error
-	for range 50 {
-		if err = tryRemoveCgroups(name); err == nil {
-			return nil
-		}
-		time.Sleep(100 * time.Millisecond)
-	}
-	return err
-}
-
-func tryRemoveCgroups(name string) error {
-	roots, err := cgroupDirs(name)
-	if err != nil {
-		return err
-	}
-	for _, root := range roots {
-		var all []string
-		if err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
-			if err == nil && d.IsDir() {
-				all = append(all, path)
-			}
-			return err
-		}); err != nil {
-			return err
-		}
-		for i := len(all) - 1; i >= 0; i-- { // children before their parents
-			if err := os.Remove(all[i]); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// cgroupDirs finds the cgroups called name.
-func cgroupDirs(name string) ([]string, error) {
-	var found []string
-	err := filepath.WalkDir(cgroups, func(path string, d fs.DirEntry, err error) error {
-		switch {
-		case errors.Is(err, fs.ErrNotExist):
-			return nil // another's, just gone
-		case err != nil:
-			return err
-		case d.IsDir() && d.Name() == name:
-			found = append(found, path)
-			return fs.SkipDir
-		}
-		return nil
-	})
-	return found, err
 }
