@@ -8,8 +8,12 @@ import (
 	"github.com/ballast-csi/ballast/fetcher"
 )
 
-// rateWindow is how far back a Flight's rate looks.
-const rateWindow = 5 * time.Second
+const (
+	// rateWindow is how far back a Flight's rate looks.
+	rateWindow = 5 * time.Second
+	// silence is how long nothing may come before that is said in the rate's place.
+	silence = 10 * time.Second
+)
 
 // progress is how far a Flight is. It is safe for concurrent use.
 type progress struct {
@@ -21,6 +25,7 @@ type progress struct {
 	held    int64      // bytes that needed no fetching, of this attempt
 	fetched int64      // bytes fetched, of this attempt and not dropped since
 	brought int64      // bytes fetched by all attempts
+	last    time.Time  // when bytes came, or else began to be waited for
 	marks   [2]mark    // the rate's window starts at marks[0], the next at marks[1]
 	problem error      // what stands in the way now
 }
@@ -32,7 +37,7 @@ type mark struct {
 
 func newProgress(m *fetcher.Manifest, source string) *progress {
 	now := mark{at: time.Now()}
-	return &progress{rev: m.Revision, source: source, total: m.Bytes(), marks: [2]mark{now, now}}
+	return &progress{rev: m.Revision, source: source, total: m.Bytes(), last: now.at, marks: [2]mark{now, now}}
 }
 
 // restart begins an attempt: what is held is counted anew.
@@ -53,12 +58,14 @@ func (p *progress) hold(n int64) {
 func (p *progress) fetch(delta int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	now := time.Now()
 	p.fetched += delta
 	if delta > 0 {
 		p.brought += delta
 		p.problem = nil
+		p.last = now
 	}
-	if now := time.Now(); now.Sub(p.marks[1].at) >= rateWindow {
+	if now.Sub(p.marks[1].at) >= rateWindow {
 		p.marks[0], p.marks[1] = p.marks[1], mark{now, p.brought}
 	}
 }
@@ -87,11 +94,13 @@ func (p *progress) waiting() *WaitingError {
 	switch {
 	case p.problem != nil:
 		text += fmt.Sprintf("; waiting: %v", p.problem)
-	case rate >= 1 && done < p.total:
-		left := time.Duration(float64(p.total-done) / rate * float64(time.Second))
-		text += fmt.Sprintf(", %s/s, about %s left, from %s", bytesText(int64(rate)), left.Round(time.Second), p.source)
 	case done == p.total:
 		text += ", being verified and made durable"
+	case time.Since(p.last) >= silence:
+		text += fmt.Sprintf(", nothing has come from %s for %s", p.source, time.Since(p.last).Round(time.Second))
+	case rate >= 1:
+		left := time.Duration(float64(p.total-done) / rate * float64(time.Second))
+		text += fmt.Sprintf(", %s/s, about %s left, from %s", bytesText(int64(rate)), left.Round(time.Second), p.source)
 	default:
 		text += fmt.Sprintf(", from %s", p.source)
 	}
