@@ -1,10 +1,11 @@
 # Everything needs only Go (see go.mod for the version) and make, but for `test`,
-# whose race detector needs a C compiler, and `e2e-hub`, which needs python3-venv.
+# whose race detector needs a C compiler, `e2e-hub`, which needs python3-venv, and
+# `e2e`, which says what it needs.
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 FUZZTIME ?= 3s
 GO_FILES = $(shell git ls-files --cached --others --exclude-standard '*.go')
 
-.PHONY: build demo test test-long fuzz e2e-hub lint fmt-check vet staticcheck image generate
+.PHONY: build demo test test-long fuzz e2e-hub e2e e2e-node e2e-scenarios lint fmt-check vet staticcheck image generate
 
 build:
 	go build -trimpath -buildvcs=false -ldflags "-X main.version=$(VERSION)" -o build/ballast ./cmd/ballast
@@ -35,7 +36,19 @@ fuzz:
 
 # A Hub and clients that nobody here wrote; downloads pinned Python packages.
 e2e-hub:
-	cd e2e && go test -v -count=1 -timeout 15m ./...
+	cd e2e && go test -v -count=1 -timeout 15m . ./hub ./image ./oci ./pod/...
+
+# Ballast on a real Kubernetes node, as root. What it is made of is built once, by
+# e2e-node, into the user's cache directory. Packages run one after another: some
+# scenarios measure. E2E='Refus|TenPods' runs the scenarios that match.
+e2e: e2e-node e2e-scenarios
+
+e2e-scenarios:
+	cd e2e && go test -v -count=1 -timeout 40m -run '$(E2E)' ./cluster
+
+# That node by itself: it starts, and leaves nothing behind.
+e2e-node:
+	cd e2e && go test -v -count=1 -timeout 60m ./node
 
 # build/ballast-image.tar, an OCI layout for linux/amd64 and linux/arm64.
 image:
