@@ -26,9 +26,9 @@ func TestWhoMayHaveWhat(t *testing.T) {
 		{"org/private", "good", nil, ""},
 		{"org/private", "other", fetcher.ErrNotFound, "may read it"},
 		{"org/private", "unknown-to-the-hub", fetcher.ErrBadToken, "valid token"},
-		{"org/gated", "", fetcher.ErrGated, "conditions"},
+		{"org/gated", "", fetcher.ErrGated, "name a Secret"},
 		{"org/gated", "good", nil, ""},
-		{"org/gated", "other", fetcher.ErrGated, "conditions"},
+		{"org/gated", "other", fetcher.ErrGated, "as the account of the Secret's HF_TOKEN"},
 		{"org/missing", "", fetcher.ErrNotFound, "repo attribute"},
 		{"org/missing", "good", fetcher.ErrNotFound, "repo attribute"},
 	} {

@@ -40,6 +40,8 @@ func refuse(req Request, err error) error {
 	var mismatch *fetcher.MismatchError
 	advice := ""
 	switch {
+	case errors.Is(err, fetcher.ErrGated) && !req.Token.IsZero():
+		advice = "accept the repository's conditions on the Hub as the account of the Secret's HF_TOKEN, or put in the token of an account that has"
 	case errors.Is(err, fetcher.ErrGated):
 		advice = "accept the repository's conditions on the Hub, and name a Secret with that account's HF_TOKEN in nodePublishSecretRef"
 	case errors.Is(err, fetcher.ErrNotFound) && req.Token.IsZero():
