@@ -1,0 +1,80 @@
+package cluster
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ballast-csi/ballast/e2e/hub"
+)
+
+// TestPodsReadOnWhenBallastIsKilled: a kill -9 of either part, or of both, is nothing
+// to a pod that runs; and what is killed and started again ends volumes like any other.
+func TestPodsReadOnWhenBallastIsKilled(t *testing.T) {
+	w := onNode(t)
+	w.healthy(t)
+	m := w.publish(t, hub.LargeModel)
+	volume := inline(m.repo)
+	ns := w.namespace(t)
+	reader := w.create(t, w.pod(ns, "reader", &volume, rereads))
+	w.running(t, reader, time.Minute)
+	for _, parts := range [][]string{{csi}, {agent}, {csi, agent}} {
+		name := strings.Join(parts, "-and-")
+		other := w.create(t, w.pod(ns, "beside-"+name, &volume))
+		w.running(t, other, time.Minute)
+		back := w.kill(t, parts...)
+		rounds := w.readsOn(t, reader)
+		w.pinsAreMounts(t, 10*time.Second)
+		gone := w.remove(t, other, 30*time.Second)
+		unpublished := time.Now()
+		w.noTraces(t, other, 30*time.Second)
+		t.Logf("%s killed: a new process after %s; the pod beside reads on, %d rounds so far; one deleted then is gone after %s, its pin after %s more",
+			name, back.Round(time.Millisecond), rounds, gone.Round(time.Millisecond), time.Since(unpublished).Round(time.Millisecond))
+	}
+	w.healthy(t)
+	w.remove(t, reader, 30*time.Second)
+	w.noTraces(t, reader, 10*time.Second)
+}
+
+// TestPodsDeletedWhileTheAgentIsAwayTerminate: one that runs, and one that waits for
+// the agent. What the first leaves is its pin, until the agent is back.
+func TestPodsDeletedWhileTheAgentIsAwayTerminate(t *testing.T) {
+	w := onNode(t)
+	w.healthy(t)
+	m := w.publish(t, hub.SmallModel)
+	volume := inline(m.repo)
+	ns := w.namespace(t)
+	runs := w.create(t, w.pod(ns, "runs", &volume))
+	w.running(t, runs, time.Minute)
+	back := w.withoutAgent(t)
+
+	waits := w.create(t, w.pod(ns, "waits", &volume))
+	starts := w.create(t, w.pod(ns, "starts", &volume))
+	time.Sleep(3 * time.Second) // both are at csi by then, which asks for the agent
+	waited := w.remove(t, waits, 10*time.Second)
+	ran := w.remove(t, runs, 10*time.Second)
+	eventually(t, 10*time.Second, func() string {
+		left := strings.Join(w.traces(t, runs), "\n")
+		if strings.Contains(left, "mounted: ") || strings.Contains(left, "on disk: ") {
+			return left
+		}
+		return ""
+	})
+	if pins := w.pinned(t); len(pins) != 1 {
+		t.Errorf("pins while the agent is away: %q; want the one of the pod that ran", pins)
+	}
+
+	asked := time.Now()
+	back()
+	ready := time.Now()
+	w.running(t, starts, 30*time.Second)
+	started := time.Now()
+	w.noTraces(t, runs, 30*time.Second)
+	t.Logf("deleted without an agent: a pod that ran is gone after %s, one that waited after %s; with the agent back (%s until ready) a third that waited runs after %s, the pin is gone after %s",
+		ran.Round(time.Millisecond), waited.Round(time.Millisecond), ready.Sub(asked).Round(time.Millisecond),
+		max(0, started.Sub(ready)).Round(time.Millisecond), time.Since(ready).Round(time.Millisecond))
+	w.check(t, starts, modelDir, m, "")
+	w.noTraces(t, waits, 30*time.Second)
+	w.remove(t, starts, 30*time.Second)
+	w.noTraces(t, starts, 10*time.Second)
+}
