@@ -64,8 +64,8 @@ func (in *Ingest) allocate() error {
 	if err != nil {
 		return err
 	}
-	full := fmt.Errorf("%w: %d bytes needed, %d free in %s, of which %d are kept free: make room on that disk, or lower the reserve",
-		ErrNoSpace, size+journal, r.free, in.s.dir, r.reserve)
+	full := fmt.Errorf("%w: %d bytes are needed beyond the %d that downloads leave free, and %s has %d: make room on that disk, or lower the reserve",
+		ErrNoSpace, size+journal, r.reserve, in.s.dir, r.free)
 	if r.size > 0 && size+journal > r.free-r.reserve {
 		return full
 	}

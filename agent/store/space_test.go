@@ -91,7 +91,7 @@ func TestADiskThatIsFullForDownloadsHasRoomForPins(t *testing.T) {
 					t.Errorf("%s: Ingest says %v", name, err)
 				default:
 					full.Add(1)
-					if !strings.Contains(err.Error(), fmt.Sprintf("%d bytes needed", 5<<20)) || !strings.Contains(err.Error(), fmt.Sprintf("%d are kept free", test.kept)) {
+					if !strings.Contains(err.Error(), fmt.Sprintf("%d bytes are needed", 5<<20)) || !strings.Contains(err.Error(), fmt.Sprintf("the %d that downloads leave free", test.kept)) {
 						t.Errorf("%s: the error does not say what is needed and kept: %v", name, err)
 					}
 				}

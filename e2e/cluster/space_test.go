@@ -47,7 +47,7 @@ func TestFullDiskIsWaitedFor(t *testing.T) {
 
 	w.fill(t, 200<<20) // enough for the model, and less than is kept free
 	late := w.create(t, w.pod(ns, "late", &volume))
-	said = w.eventOf(t, late, 20*time.Second, "no space", "bytes needed", "are kept free: make room on that disk")
+	said = w.eventOf(t, late, 20*time.Second, "no space", "bytes are needed beyond the", "make room on that disk, or lower the reserve")
 	t.Logf("nearly full: %s", said)
 	w.nothingFor(t, stays, late)
 	if sent := w.hub.Traffic(cold.repo).Total(); sent > 0 {
