@@ -37,7 +37,9 @@ func TestPodsReadOnWhenBallastIsKilled(t *testing.T) {
 }
 
 // TestPodsDeletedWhileTheAgentIsAwayTerminate: one that runs, and one that waits for
-// the agent. What the first leaves is its pin, until the agent is back.
+// the agent on its first attempt. What the first leaves is its pin, until the agent is
+// back. (One that waits on a retry terminates too, but only when the call that csi holds
+// has ended, up to 118 s later: nobody but the agent could tell csi that it is deleted.)
 func TestPodsDeletedWhileTheAgentIsAwayTerminate(t *testing.T) {
 	w := onNode(t)
 	w.healthy(t)
