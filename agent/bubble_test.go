@@ -3,7 +3,9 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -48,12 +50,16 @@ func (stuck) Close() error { return nil }
 func runOn(t *testing.T, s *store.Store, far interface {
 	fetcher.Source
 	fetcher.Authority
-}) (a *Agent, stop func()) {
+}, edits ...func(*Config)) (a *Agent, stop func()) {
 	engine, err := fetcher.NewEngine(fetcher.EngineConfig{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	a, err = New(Config{Store: s, Authority: far, Source: far, Engine: engine, Log: zap.NewNop(), RetryEvery: time.Hour})
+	cfg := Config{Store: s, Authority: far, Source: far, Engine: engine, Log: zap.NewNop(), RetryEvery: time.Hour}
+	for _, edit := range edits {
+		edit(&cfg)
+	}
+	a, err = New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -108,6 +114,43 @@ func TestAVolumeThatStopsCallingIsForgottenAndItsFlightEnds(t *testing.T) {
 		}
 		call(time.Second) // a new one starts from what is on disk
 		stop()
+	})
+}
+
+// told is a Pods that only listens.
+type told struct{ events []string }
+
+func (*told) UserNamespace(context.Context, Pod) (bool, error) { return false, nil }
+func (*told) IsDeleting(string) bool                           { return false }
+func (l *told) Tell(p Pod, reason, message string, warning bool) {
+	l.events = append(l.events, fmt.Sprintf("%s %s %t: %s", p.Name, reason, warning, message))
+}
+
+func TestPodIsToldHowFarItsSnapshotIsWhileItsCallIsHeld(t *testing.T) {
+	s := storetest.Open(t)
+	synctest.Test(t, func(t *testing.T) {
+		path, _ := fetcher.ParsePath("model.bin")
+		digest, _ := fetcher.NewDigest(fetcher.SHA256, strings.Repeat("0", 64))
+		listener := &told{}
+		a, stop := runOn(t, s, stuck{fetcher.File{Path: path, Size: 10, Digest: digest}}, func(c *Config) { c.Pods = listener })
+		repo, _ := fetcher.ParseRepo("org/name")
+		ref, _ := fetcher.ParseRef("main")
+		ctx, cancel := context.WithTimeout(t.Context(), 25*time.Second)
+		defer cancel()
+		_, err := a.Acquire(ctx, Request{Volume: store.Volume{ID: "v", Target: "/t"}, Repo: repo, Ref: ref, Layout: store.Snapshot,
+			Pod: Pod{Namespace: "default", Name: "waits", UID: "uid"}})
+		var waiting *WaitingError
+		if !errors.As(err, &waiting) {
+			t.Fatalf("Acquire: %v, want a WaitingError", err)
+		}
+		stop()
+		want := []string{
+			"waits BallastFetching false: org/name@aaaaaaa: 0% of 10 B, nothing has come from stuck for 10s",
+			"waits BallastFetching false: org/name@aaaaaaa: 0% of 10 B, nothing has come from stuck for 20s",
+		}
+		if !slices.Equal(listener.events, want) {
+			t.Errorf("told %q; want %q", listener.events, want)
+		}
 	})
 }
 

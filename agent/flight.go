@@ -56,10 +56,7 @@ func (a *Agent) fly(ctx context.Context, req Request, g grant) (fetched int64, e
 		w.calls--
 		w.lastCall = time.Now()
 	}()
-	select {
-	case <-f.done:
-	case <-w.failed:
-	case <-ctx.Done():
+	if !a.waitFor(ctx, f, w, req.Pod) {
 		return 0, f.progress.waiting()
 	}
 	select {
@@ -67,6 +64,32 @@ func (a *Agent) fly(ctx context.Context, req Request, g grant) (fetched int64, e
 		return 0, w.err
 	default:
 		return f.progress.fetchedBytes(), f.err
+	}
+}
+
+// fetchingEvery is how often a pod is told how far its Snapshot is: kubelet shows it
+// only when a call ends, after two minutes.
+const fetchingEvery = 10 * time.Second
+
+// waitFor waits until f has ended or w is turned away, and reports whether that came
+// before ctx ended. Meanwhile p is told how far f is, unless something stands in its
+// way: that f itself tells.
+func (a *Agent) waitFor(ctx context.Context, f *flight, w *waiter, p Pod) bool {
+	tick := time.NewTicker(fetchingEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-f.done:
+			return true
+		case <-w.failed:
+			return true
+		case <-ctx.Done():
+			return false
+		case <-tick.C:
+			if f.progress.flows() {
+				a.tell(p, reasonFetching, f.progress.waiting().Progress)
+			}
+		}
 	}
 }
 

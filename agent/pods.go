@@ -22,8 +22,9 @@ type Pods interface {
 	UserNamespace(ctx context.Context, p Pod) (bool, error)
 	// IsDeleting reports whether the pod of this uid is known to be being deleted.
 	IsDeleting(uid string) bool
-	// Tell puts an event on p; it never blocks.
-	Tell(p Pod, reason, message string)
+	// Tell puts an event on p, a Warning or a Normal one; it never blocks, and may leave
+	// out what is told too often.
+	Tell(p Pod, reason, message string, warning bool)
 }
 
 // PodDeleting ends the waits of a pod that is being deleted at once, so that it does
@@ -69,13 +70,14 @@ func (a *Agent) userNamespace(ctx context.Context, p Pod) (bool, error) {
 
 // Reasons of the events that the agent puts on pods.
 const (
-	reasonWaiting = "BallastWaiting" // what stands in the way of a Volume
-	reasonStale   = "BallastStale"   // the Hub could not be asked, and an older answer was given
+	reasonFetching = "BallastFetching" // how far it is; the only one that is no warning
+	reasonWaiting  = "BallastWaiting"  // what stands in the way of a Volume
+	reasonStale    = "BallastStale"    // the Hub could not be asked, and an older answer was given
 )
 
 // tell puts message on the pod, if there is one and a way to.
 func (a *Agent) tell(p Pod, reason, message string) {
 	if a.cfg.Pods != nil && p.UID != "" {
-		a.cfg.Pods.Tell(p, reason, message)
+		a.cfg.Pods.Tell(p, reason, message, reason != reasonFetching)
 	}
 }

@@ -42,7 +42,7 @@ func (p *pods) IsDeleting(uid string) bool {
 	return p.deleting[uid]
 }
 
-func (p *pods) Tell(pod agent.Pod, reason, message string) {
+func (p *pods) Tell(pod agent.Pod, reason, message string, _ bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.told = append(p.told, pod.Name+": "+reason+": "+message)

@@ -77,6 +77,13 @@ func (p *progress) stuck(err error) {
 	p.problem = err
 }
 
+// flows reports whether nothing is known to stand in the way.
+func (p *progress) flows() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.problem == nil
+}
+
 // fetchedBytes returns what was fetched so far, whatever became of it.
 func (p *progress) fetchedBytes() int64 {
 	p.mu.Lock()

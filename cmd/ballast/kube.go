@@ -24,8 +24,8 @@ func (p podWatch) UserNamespace(ctx context.Context, pod agent.Pod) (bool, error
 
 func (p podWatch) IsDeleting(uid string) bool { return p.kube.IsDeleting(uid) }
 
-func (p podWatch) Tell(pod agent.Pod, reason, message string) {
-	p.kube.Tell(kube.Pod(pod), reason, message, true)
+func (p podWatch) Tell(pod agent.Pod, reason, message string, warning bool) {
+	p.kube.Tell(kube.Pod(pod), reason, message, warning)
 }
 
 // watchPods connects to the API server of the cluster this process runs in.
