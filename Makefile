@@ -5,7 +5,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 FUZZTIME ?= 3s
 GO_FILES = $(shell git ls-files --cached --others --exclude-standard '*.go')
 
-.PHONY: build demo test test-long fuzz e2e-hub e2e e2e-node e2e-scenarios lint fmt-check vet staticcheck image generate
+.PHONY: build demo test test-long fuzz e2e-hub e2e e2e-node e2e-scenarios e2e-pod-image lint fmt-check vet staticcheck image generate
 
 build:
 	go build -trimpath -buildvcs=false -ldflags "-X main.version=$(VERSION)" -o build/ballast ./cmd/ballast
@@ -38,13 +38,20 @@ fuzz:
 e2e-hub:
 	cd e2e && go test -v -count=1 -timeout 15m . ./hub ./image ./oci ./pod/...
 
+# What the scenarios' pods run, for a cluster of your own (KUBECONFIG).
+e2e-pod-image:
+	mkdir -p build/tools
+	cd e2e && go build -buildvcs=false -o ../build/tools/image ./image
+	build/tools/image -module . -out build -pod
+
 # Ballast on a real Kubernetes node, as root. What it is made of is built once, by
-# e2e-node, into the user's cache directory. Packages run one after another: some
-# scenarios measure. E2E='Refus|TenPods' runs the scenarios that match.
+# e2e-node, into the user's cache directory. Scenarios that disturb run one after
+# another, then those that only wait run together. E2E='Refus|TenPods' runs those that
+# match. A cluster of your own serves too: see e2e/cluster/world_test.go.
 e2e: e2e-node e2e-scenarios
 
 e2e-scenarios:
-	cd e2e && go test -v -count=1 -timeout 40m -run '$(E2E)' ./cluster
+	cd e2e && go test -v -count=1 -timeout 40m -parallel 16 -run '$(E2E)' ./cluster
 
 # That node by itself: it starts, and leaves nothing behind.
 e2e-node:
