@@ -2,12 +2,14 @@
 // real node, asked for models by real pods. Each test is named for what must hold, and
 // prints what it measured.
 //
-// With KUBECONFIG set the scenarios run on that cluster instead (see external), but for
-// those that need the node itself: they are skipped, and say so.
+// With BALLAST_E2E_IMAGE and KUBECONFIG set they run on that cluster instead (see
+// external), but for those that need the node itself: they are skipped, and say so.
 package cluster
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -21,16 +23,33 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if _, ok := os.LookupEnv("KUBECONFIG"); ok {
-		os.Exit(m.Run())
+	if elsewhere() {
+		os.Exit(runOutside(m))
 	}
 	node.Main(node.Run{Tests: m, Prepare: prepare, KeepLogs: "../../build/e2e-logs"})
+}
+
+// runOutside runs the tests on the cluster that KUBECONFIG names, and leaves it as it
+// was.
+func runOutside(m *testing.M) int {
+	w, err := shared()
+	code := 1
+	if err == nil {
+		code = m.Run()
+	}
+	if w != nil {
+		err = errors.Join(err, w.leave())
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "e2e:", err)
+		return 1
+	}
+	return code
 }
 
 // Images, as pods name them and as containerd does.
 const (
 	registry  = "docker.io/library/"
-	podImage  = "e2e-pod:1"
 	oldImage  = "ballast:e2e-1" // what is deployed
 	newImage  = "ballast:e2e-2" // what it is rolled to
 	imageFile = ".tar"
@@ -46,7 +65,7 @@ func prepare(ctx context.Context, dir string, w io.Writer) error {
 		return err
 	}
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return oci.WritePod(ctx, archive(dir, podImage), registry+podImage, "..") })
+	g.Go(func() error { return oci.WritePod(ctx, archive(dir, oci.PodReference), oci.PodReference, "..") })
 	for _, image := range []string{oldImage, newImage} {
 		g.Go(func() error { return oci.WriteBallast(ctx, archive(dir, image), registry+image, "../..", image) })
 	}

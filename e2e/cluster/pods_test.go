@@ -75,14 +75,14 @@ func inline(repo string, attributes ...string) corev1.VolumeSource {
 
 // pod is one with a container that holds, and the volume at modelDir; edits change it.
 func (w *world) pod(ns, name string, volume *corev1.VolumeSource, edits ...func(*corev1.Pod)) *corev1.Pod {
-	no, now := false, int64(0)
+	no, soon := false, int64(1) // 0 would take a pod from the API before it has ended
 	p := &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name},
 		Spec: corev1.PodSpec{
 			AutomountServiceAccountToken:  &no,
 			EnableServiceLinks:            &no,
 			RestartPolicy:                 corev1.RestartPolicyNever,
-			TerminationGracePeriodSeconds: &now,
+			TerminationGracePeriodSeconds: &soon,
 			Containers:                    []corev1.Container{{Name: "main", Image: w.podImage, Args: []string{"hold"}}},
 		},
 	}

@@ -19,10 +19,12 @@ import (
 
 	"github.com/ballast-csi/ballast/e2e/hub"
 	"github.com/ballast-csi/ballast/e2e/node"
+	"github.com/ballast-csi/ballast/e2e/oci"
 )
 
 // world is what all scenarios share: one cluster with Ballast on it, and one Hub.
 type world struct {
+	dir        string // for what the tests write
 	client     kubernetes.Interface
 	config     *rest.Config
 	kubeconfig string
@@ -62,23 +64,23 @@ func start() (*world, error) {
 	defer cancel()
 	var w *world
 	var err error
-	if kubeconfig, ok := os.LookupEnv("KUBECONFIG"); ok {
-		w, err = external(kubeconfig)
+	if elsewhere() {
+		w, err = external(ctx)
 	} else {
 		w, err = newNode(ctx)
 	}
 	if err != nil {
-		return nil, err
+		return w, err
 	}
 	if w.config, err = clientcmd.BuildConfigFromFlags("", w.kubeconfig); err != nil {
-		return nil, err
+		return w, err
 	}
 	w.config.QPS, w.config.Burst = 200, 400
 	if w.client, err = kubernetes.NewForConfig(w.config); err != nil {
-		return nil, err
+		return w, err
 	}
 	if w.lives, err = watchLives(context.Background(), w.client); err != nil {
-		return nil, err
+		return w, err
 	}
 	return w, w.deploy(ctx)
 }
@@ -90,37 +92,60 @@ func newNode(ctx context.Context) (*world, error) {
 	if err != nil {
 		return nil, err
 	}
-	cluster, err := node.Start(ctx, node.Config{Dir: dir, Tools: tools, Sandbox: registry + podImage,
-		Images: []string{archive(dir, podImage), archive(dir, oldImage), archive(dir, newImage)}})
+	cluster, err := node.Start(ctx, node.Config{Dir: dir, Tools: tools, Sandbox: oci.PodReference,
+		Images: []string{archive(dir, oci.PodReference), archive(dir, oldImage), archive(dir, newImage)}})
 	if err != nil {
 		return nil, err
 	}
-	w := &world{kubeconfig: cluster.Kubeconfig(), kubectl: tools.Kubectl(), image: registry + oldImage, podImage: registry + podImage,
+	w := &world{dir: dir, kubeconfig: cluster.Kubeconfig(), kubectl: tools.Kubectl(), image: registry + oldImage, podImage: oci.PodReference,
 		machine: cluster.Machine(), cluster: cluster}
 	w.hub, err = startHub(dir, node.HostIP+":0")
 	return w, err
 }
 
-// external is a cluster that is there already. Its nodes must have, or be able to
-// pull, the images named here; its pods must reach this machine at the address of
+// elsewhere reports whether the scenarios run on a cluster that is there already.
+func elsewhere() bool { return os.Getenv("BALLAST_E2E_IMAGE") != "" }
+
+// external is a cluster that is there already. Its nodes must have the images, or be
+// able to pull them; its pods must reach this machine at the address of
 // BALLAST_E2E_HUB, where the scenarios serve their Hub.
-func external(kubeconfig string) (*world, error) {
-	w := &world{kubeconfig: kubeconfig, kubectl: []string{"kubectl"}, image: os.Getenv("BALLAST_E2E_IMAGE"), podImage: os.Getenv("BALLAST_E2E_POD_IMAGE")}
+func external(ctx context.Context) (*world, error) {
+	w := &world{kubeconfig: os.Getenv("KUBECONFIG"), kubectl: []string{"kubectl"}, image: os.Getenv("BALLAST_E2E_IMAGE"), podImage: os.Getenv("BALLAST_E2E_POD_IMAGE")}
+	if w.podImage == "" {
+		w.podImage = oci.PodReference
+	}
 	address := os.Getenv("BALLAST_E2E_HUB")
-	if w.image == "" || w.podImage == "" || address == "" {
-		return nil, errors.New("with KUBECONFIG set, set BALLAST_E2E_IMAGE and BALLAST_E2E_POD_IMAGE to the images to run (make image), " +
-			"and BALLAST_E2E_HUB to IP:PORT of this machine as the cluster's pods reach it")
+	if !strings.Contains(w.image, ":") || w.kubeconfig == "" || address == "" {
+		return nil, errors.New("on a cluster of your own BALLAST_E2E_IMAGE must name the image to run, with a tag (make image), " +
+			"KUBECONFIG the cluster, and BALLAST_E2E_HUB be IP:PORT of this machine as the cluster's pods reach it; " +
+			"its nodes need the pods' image too: make e2e-pod-image")
 	}
-	dir, err := os.MkdirTemp("", "ballast-e2e-hub-")
-	if err != nil {
+	if err := w.run(ctx, "get", "csidriver", driver); err == nil {
+		return nil, fmt.Errorf("there is a CSIDriver %s on the cluster of KUBECONFIG: the scenarios would replace that Ballast; remove it first", driver)
+	}
+	// What an earlier run left in the nodes' caches is not this run's.
+	seeds.Store(uint64(time.Now().UnixNano()))
+	var err error
+	if w.dir, err = os.MkdirTemp("", "ballast-scenarios-"); err != nil {
 		return nil, err
 	}
-	if err := errors.Join(os.Mkdir(filepath.Join(dir, "logs"), 0o755), hub.Build(context.Background(), filepath.Join(dir, "hfd"))); err != nil {
-		return nil, err
+	if err := errors.Join(os.Mkdir(filepath.Join(w.dir, "logs"), 0o755), hub.Build(ctx, filepath.Join(w.dir, "hfd"))); err != nil {
+		return w, err
 	}
-	w.hub, err = startHub(dir, address)
+	w.hub, err = startHub(w.dir, address)
 	return w, err
 }
+
+// leave takes Ballast off a cluster that was there before.
+func (w *world) leave() error {
+	var err error
+	if w.hub != nil {
+		err = errors.Join(w.run(context.Background(), "delete", "--ignore-not-found", "-k", w.overlay()), w.hub.Close())
+	}
+	return errors.Join(err, os.RemoveAll(w.dir))
+}
+
+func (w *world) overlay() string { return filepath.Join(w.dir, "overlay") }
 
 // startHub starts the Hub from the program in dir.
 func startHub(dir, listen string) (*hub.Hub, error) {
@@ -150,11 +175,10 @@ patches:
 // deploy applies the manifests as the README says, and returns when both DaemonSets
 // are ready.
 func (w *world) deploy(ctx context.Context) error {
-	dir, err := os.MkdirTemp("", "overlay")
-	if err != nil {
+	dir := w.overlay()
+	if err := os.Mkdir(dir, 0o755); err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
 	manifests, err := filepath.Abs("../../deploy/manifests")
 	if err != nil {
 		return err

@@ -7,6 +7,9 @@
 //	image/<arch>/{ballast,ca-certificates.crt}   the files, for the Dockerfile too
 //	ballast-image.tar                            an OCI layout with one index, for
 //	                                             "ctr images import", skopeo, crane
+//
+// With -pod it writes e2e-pod-image.tar instead: what the pods of the scenarios in
+// e2e/cluster run, for this machine's architecture.
 package main
 
 import (
@@ -38,6 +41,7 @@ type options struct {
 	version string // stamped into the binary and the labels
 	epoch   time.Time
 	push    string // reference to push to; empty: none
+	pod     bool
 }
 
 func main() {
@@ -49,6 +53,7 @@ func main() {
 	flag.StringVar(&o.out, "out", "build", "directory to write to")
 	flag.StringVar(&o.version, "version", "dev", "version to stamp")
 	flag.StringVar(&o.push, "push", "", "also push to this reference, with docker's credentials")
+	flag.BoolVar(&o.pod, "pod", false, "build the image of the scenarios' pods instead")
 	flag.Parse()
 	var err error
 	if o.epoch, err = sourceDate(os.Getenv("SOURCE_DATE_EPOCH")); err != nil {
@@ -73,6 +78,11 @@ func sourceDate(s string) (time.Time, error) {
 
 // run builds the binaries and the image, and tells what it made on w.
 func run(ctx context.Context, o options, w io.Writer) error {
+	if o.pod {
+		archive := filepath.Join(o.out, "e2e-pod-image.tar")
+		fmt.Fprintf(w, "%s  %s\n", oci.PodReference, archive)
+		return oci.WritePod(ctx, archive, oci.PodReference, filepath.Join(o.module, "e2e"))
+	}
 	certificates, roots := oci.Certificates()
 	program := oci.Program{Module: o.module, Package: "./cmd/ballast", Version: o.version}
 	var images []v1.Image

@@ -58,6 +58,9 @@ func Ballast(arch, version, binary string, at time.Time) (v1.Image, error) {
 		layer{"ballast " + version, []file{{"ballast", 0o755, program}}})
 }
 
+// PodReference is the name of e2e/pod's image on a node.
+const PodReference = "docker.io/library/e2e-pod:1"
+
 // Pod makes the image of e2e/pod, the given binary. Without arguments it is a pod's
 // sandbox; a container's args name another of its subcommands. It runs as root.
 func Pod(arch, binary string, at time.Time) (v1.Image, error) {
