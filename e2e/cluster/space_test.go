@@ -32,9 +32,9 @@ func TestFullDiskIsWaitedFor(t *testing.T) {
 	w.fill(t, 0)
 	volume = inline(cold.repo)
 	stays, leaves := w.create(t, w.pod(ns, "stays", &volume)), w.create(t, w.pod(ns, "leaves", &volume))
-	said := w.eventOf(t, stays, 20*time.Second, "no space", "make room on that disk")
+	said := w.eventOf(t, stays, 20*time.Second, "BallastWaiting", "no space", "make room on that disk")
 	t.Logf("full: %s", said)
-	w.eventOf(t, leaves, 20*time.Second, "no space", "make room on that disk")
+	w.eventOf(t, leaves, 20*time.Second, "BallastWaiting", "no space", "make room on that disk")
 	w.remove(t, old, 10*time.Second)
 	w.noTraces(t, old, 10*time.Second)
 	gone := w.remove(t, leaves, 10*time.Second)
@@ -47,7 +47,7 @@ func TestFullDiskIsWaitedFor(t *testing.T) {
 
 	w.fill(t, 200<<20) // enough for the model, and less than is kept free
 	late := w.create(t, w.pod(ns, "late", &volume))
-	said = w.eventOf(t, late, 20*time.Second, "no space", "bytes are needed beyond the", "make room on that disk, or lower the reserve")
+	said = w.eventOf(t, late, 20*time.Second, "BallastWaiting", "no space", "bytes are needed beyond the", "make room on that disk, or lower the reserve")
 	t.Logf("nearly full: %s", said)
 	w.nothingFor(t, stays, late)
 	if sent := w.hub.Traffic(cold.repo).Total(); sent > 0 {
@@ -58,6 +58,11 @@ func TestFullDiskIsWaitedFor(t *testing.T) {
 	started := w.running(t, stays, 30*time.Second).running
 	w.running(t, late, 30*time.Second)
 	w.check(t, stays, modelDir, cold, "")
+	for _, m := range append(w.messages(t, stays), w.messages(t, late)...) {
+		if strings.Contains(m, "FailedMount") { // its call was not held, and kubelet rests after each
+			t.Errorf("refused: %s", m)
+		}
+	}
 	if left := w.unfinished(t); len(left) > 0 {
 		t.Errorf("left: %v", left)
 	}
