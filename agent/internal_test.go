@@ -76,6 +76,15 @@ func TestProgressTellsHowFarHowFastAndWhatStandsInTheWay(t *testing.T) {
 		if got, want := p.waiting().Progress, "Qwen/Qwen3-0.6B@9d3b8e0: 42% of 1.5 GB, nothing has come from hub for 10s"; got != want {
 			t.Errorf("progress %q, want %q", got, want)
 		}
+		done := p.begin()
+		time.Sleep(silence)
+		if got, want := p.waiting().Progress, "Qwen/Qwen3-0.6B@9d3b8e0: 42% of 1.5 GB, another pod's download brings the same files, or what was kept of them is read"; got != want {
+			t.Errorf("progress %q, want %q", got, want)
+		}
+		done()
+		if got := p.waiting().Progress; strings.Contains(got, "nothing has come") {
+			t.Errorf("progress %q, before anything was asked for", got)
+		}
 		p.stuck(errors.New("hub answered 503"))
 		if got := p.waiting().Progress; !strings.Contains(got, "42% of 1.5 GB; waiting: hub answered 503") {
 			t.Errorf("progress %q does not say what stands in the way", got)

@@ -25,6 +25,7 @@ type progress struct {
 	held    int64      // bytes that needed no fetching, of this attempt
 	fetched int64      // bytes fetched, of this attempt and not dropped since
 	brought int64      // bytes fetched by all attempts
+	begins  int        // files that another Flight brings, or whose kept Pieces are read
 	last    time.Time  // when bytes came, or else began to be waited for
 	marks   [2]mark    // the rate's window starts at marks[0], the next at marks[1]
 	problem error      // what stands in the way now
@@ -52,6 +53,19 @@ func (p *progress) hold(n int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.held += n
+}
+
+// begin says that a file is looked at before it is asked for, until the func it
+// returns is called.
+func (p *progress) begin() (done func()) {
+	add := func(n int) {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.begins += n
+		p.last = time.Now()
+	}
+	add(1)
+	return func() { add(-1) }
 }
 
 // fetch counts fetched bytes; negative when a Piece is dropped.
@@ -103,6 +117,8 @@ func (p *progress) waiting() *WaitingError {
 		text += fmt.Sprintf("; waiting: %v", p.problem)
 	case done == p.total:
 		text += ", being verified and made durable"
+	case time.Since(p.last) >= silence && p.begins > 0:
+		text += ", another pod's download brings the same files, or what was kept of them is read"
 	case time.Since(p.last) >= silence:
 		text += fmt.Sprintf(", nothing has come from %s for %s", p.source, time.Since(p.last).Round(time.Second))
 	case rate >= 1:

@@ -22,6 +22,7 @@ type sink struct {
 }
 
 func (s *sink) Begin(ctx context.Context, f fetcher.File) (fetcher.Ingest, error) {
+	defer s.progress.begin()()
 	a := s.agent
 	unlock, err := a.inbound.lock(ctx, blobKey{f.Digest, s.repo})
 	if err != nil {

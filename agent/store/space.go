@@ -32,7 +32,7 @@ func (s *Store) room() (room, error) {
 	r := room{(int64(st.Blocks) - kept) * st.Frsize, int64(st.Bavail) * st.Frsize, s.reserve}
 	switch {
 	case r.reserve == 0:
-		r.reserve = r.size / 20
+		r.reserve = int64(float64(r.size) * s.reservePercent / 100)
 	case r.reserve < 0:
 		r.reserve = 0
 	}
@@ -64,8 +64,8 @@ func (in *Ingest) allocate() error {
 	if err != nil {
 		return err
 	}
-	full := fmt.Errorf("%w: %d bytes are needed beyond the %d that downloads leave free, and %s has %d: make room on that disk, or lower the reserve",
-		ErrNoSpace, size+journal, r.reserve, in.s.dir, r.free)
+	full := fmt.Errorf("%w: %d bytes are needed beyond the %d that downloads leave free, and %d are free in %s: make room on that disk, or lower the reserve",
+		ErrNoSpace, size+journal, r.reserve, r.free, in.s.dir)
 	if r.size > 0 && size+journal > r.free-r.reserve {
 		return full
 	}

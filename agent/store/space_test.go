@@ -64,11 +64,15 @@ func TestADiskThatIsFullForDownloadsHasRoomForPins(t *testing.T) {
 	if !inNamespace(t) {
 		return
 	}
-	for name, test := range map[string]struct{ reserve, kept int64 }{
-		"default": {0, 2 << 20}, "given": {6 << 20, 6 << 20}, "none": {-1, 0},
+	for name, test := range map[string]struct {
+		reserve int64
+		percent float64
+		kept    int64
+	}{
+		"default": {0, 0, 2 << 20}, "percent": {0, 15, 6 << 20}, "given": {6 << 20, 50, 6 << 20}, "none": {-1, 0, 0},
 	} {
 		dir := smallDisk(t)
-		s, err := store.Open(store.Config{Dir: filepath.Join(dir, "cache"), Reserve: test.reserve})
+		s, err := store.Open(store.Config{Dir: filepath.Join(dir, "cache"), Reserve: test.reserve, ReservePercent: test.percent})
 		if err != nil {
 			t.Fatal(err)
 		}

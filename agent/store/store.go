@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -73,19 +74,22 @@ type Config struct {
 	Log *zap.Logger // what recovery found, and records that cannot be read; nil logs nothing
 	// Reserve is how many bytes of the file system no Ingest may take: what is here can
 	// still be pinned when a download finds no room, and the node has room to live. 0 is
-	// 5% of the file system; a negative one is none. Where the cache shares the file
-	// system of kubelet, which evicts pods when less than 10% of it is free
-	// (nodefs.available), it should be more than that.
+	// ReservePercent of the file system; a negative one is none.
 	Reserve int64
+	// ReservePercent is from 0, which stands for 5, to 100. Where the cache shares the file
+	// system of kubelet it should be more than 15, where kubelet begins to remove images
+	// (imagefs.available); at 10 it evicts pods (nodefs.available).
+	ReservePercent float64
 }
 
 // Store is an open cache directory. It is safe for concurrent use.
 type Store struct {
-	dir     string
-	log     *zap.Logger
-	disk    durable.Disk
-	reserve int64 // Config.Reserve
-	lock    *os.File
+	dir            string
+	log            *zap.Logger
+	disk           durable.Disk
+	reserve        int64   // Config.Reserve
+	reservePercent float64 // Config.ReservePercent
+	lock           *os.File
 
 	// admitting is held by who gives a Blob its name: from looking whether it exists
 	// to its directory being synced. Origins are appended under it.
@@ -140,7 +144,7 @@ func open(c Config, ops durable.Ops) (_ *Store, err error) {
 		c.Log = zap.NewNop()
 	}
 	s := &Store{
-		dir: dir, log: c.Log, disk: durable.New(ops), reserve: c.Reserve,
+		dir: dir, log: c.Log, disk: durable.New(ops), reserve: c.Reserve, reservePercent: cmp.Or(c.ReservePercent, 5),
 		blobs:          map[fetcher.Digest]int64{},
 		origins:        map[fetcher.Digest]map[fetcher.Repo]bool{},
 		tornOrigins:    map[fetcher.Repo]bool{},

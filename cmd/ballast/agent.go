@@ -28,20 +28,21 @@ const (
 	defaultCacheDir    = "/var/lib/ballast"
 	defaultAgentSocket = "/run/ballast/agent.sock"
 	defaultCSIHTTP     = "/run/ballast-csi/http.sock"
-	defaultAgentUID    = 65536 // outside what a pod's user namespace maps
+	defaultAgentUID    = 65536 // nobody in pods with a user namespace: their mounts map up to 65535
 )
 
 type agentFlags struct {
-	cacheDir      string
-	socket        string
-	csiUID        int
-	httpAddress   string
-	csiHTTPSocket string
-	kube          bool
-	node          string
-	reserve       int64
-	logLevel      string
-	core          coreFlags
+	cacheDir       string
+	socket         string
+	csiUID         int
+	httpAddress    string
+	csiHTTPSocket  string
+	kube           bool
+	node           string
+	reserveBytes   int64
+	reservePercent float64
+	logLevel       string
+	core           coreFlags
 }
 
 // coreFlags are what any process that runs an agent can be told.
@@ -64,7 +65,8 @@ func agentCommand() *cobra.Command {
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&f.cacheDir, "cache-dir", defaultCacheDir, "directory of the cache; this process must own it")
-	flags.Int64Var(&f.reserve, "reserve-bytes", 0, "bytes of the cache's disk that downloads leave free; 0: 5% of it, negative: none")
+	flags.Float64Var(&f.reservePercent, "reserve-percent", 20, "percent of the cache's disk that downloads leave free: more than kubelet's eviction thresholds (15 by default) where it shares the disk")
+	flags.Int64Var(&f.reserveBytes, "reserve-bytes", 0, "the same in bytes, in place of the percentage; negative: leave nothing free")
 	flags.StringVar(&f.socket, "socket", defaultAgentSocket, "unix socket to serve the CSI driver on")
 	flags.IntVar(&f.csiUID, "csi-uid", 0, "uid of the CSI driver's process; besides it only this process's own uid may connect")
 	flags.StringVar(&f.httpAddress, "http-address", ":9808", "address for /healthz, /readyz and /metrics")
@@ -151,7 +153,13 @@ func runAgent(ctx context.Context, f agentFlags) (err error) {
 	if err != nil {
 		return err
 	}
-	s, err := store.Open(store.Config{Dir: f.cacheDir, Reserve: f.reserve, Log: log.Named("store")})
+	if f.reservePercent < 0 || f.reservePercent > 100 {
+		return usageError{fmt.Errorf("--reserve-percent: %g: must be from 0 to 100", f.reservePercent)}
+	}
+	if f.reservePercent == 0 && f.reserveBytes == 0 {
+		f.reserveBytes = -1 // leave nothing free
+	}
+	s, err := store.Open(store.Config{Dir: f.cacheDir, Reserve: f.reserveBytes, ReservePercent: f.reservePercent, Log: log.Named("store")})
 	if err != nil {
 		return err
 	}

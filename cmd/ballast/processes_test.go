@@ -125,7 +125,7 @@ func (n *node) startAgent() {
 	n.t.Helper()
 	n.agent = n.start(n.uid, "agent", "--cache-dir", n.path("cache"), "--socket", n.path("run/agent.sock"),
 		"--csi-http-socket", n.path("csi/http.sock"), "--http-address", n.web, "--hub-endpoint", n.hub.URL(),
-		"--csi-uid", fmt.Sprint(os.Getuid()))
+		"--csi-uid", fmt.Sprint(os.Getuid()), "--reserve-bytes=-1") // as full as this machine's disk may be
 	n.eventually(n.agent, func() error { _, err := n.get("/readyz"); return err })
 }
 
@@ -383,6 +383,7 @@ func TestBadFlagsSayWhatToDo(t *testing.T) {
 		{[]string{"agent", "--log-level", "loud"}, exitUsage, "--log-level"},
 		{[]string{"agent", "--cache-dir", dir, "--hub-endpoint", "ftp://x"}, exitUsage, "--hub-endpoint"},
 		{[]string{"agent", "--cache-dir", dir, "--kube"}, exitUsage, "--kube"},
+		{[]string{"agent", "--cache-dir", dir, "--reserve-percent", "101"}, exitUsage, "--reserve-percent"},
 		{[]string{"agent", "--cache-dir", dir, "--public-for", "0"}, exitUsage, "--public-for"},
 		{[]string{"agent", "--cache-dir", dir, "--proof-grace", "-1s"}, exitUsage, "--proof-grace"},
 		{[]string{"agent", "--cache-dir", dir, "--socket", filepath.Join(dir, "none/x.sock")}, exitFailed, "--socket"},
