@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -41,8 +42,8 @@ func prepareCommand() *cobra.Command {
 }
 
 func (f prepareFlags) prepare(out io.Writer) error {
-	if f.agentUID < 0 {
-		return usageError{fmt.Errorf("--agent-uid: %d is no uid", f.agentUID)}
+	if f.agentUID < 0 || f.agentUID > math.MaxInt32 { // Kubernetes' limit of runAsUser
+		return usageError{fmt.Errorf("--agent-uid: %d is not from 0 to %d", f.agentUID, math.MaxInt32)}
 	}
 	if err := unixsock.CheckPath(f.socket); err != nil {
 		return usageError{fmt.Errorf("--socket: %w", err)}
@@ -63,8 +64,9 @@ func (f prepareFlags) prepare(out io.Writer) error {
 }
 
 // give makes the directory at path uid's, with mode 0755, if fit finds nothing wrong with
-// it and nobody else has anything in it. It works on one descriptor: uid may be hostile,
-// and swap names in what is its own already.
+// it and nobody else has anything in it. It works on one descriptor, since uid may be
+// hostile and swap names in what is its own already. Only path's last element may not be a
+// link: what is above must not be uid's.
 func give(path string, uid int, fit func(*os.File) error) error {
 	dir, err := openDir(path)
 	if err != nil {
@@ -175,6 +177,8 @@ func canHoldCache(dir *os.File) error {
 	switch {
 	case full(err):
 		return nil // what a full disk holds can still be mounted; the agent tells the rest
+	case errors.Is(err, unix.EEXIST):
+		return inTheWay(dir, trial)
 	case errors.Is(err, unix.EROFS):
 		return fmt.Errorf("nothing can be written: %w: name another directory, or, if this disk should be writable, "+
 			"see in the kernel's log (dmesg) why it is not", err)
@@ -182,10 +186,19 @@ func canHoldCache(dir *os.File) error {
 		return fmt.Errorf("no file can be made in it: %w", asRoot(err))
 	}
 	unix.Close(fd)
-	if err := unix.Linkat(int(dir.Fd()), trial, int(dir.Fd()), trialLink, 0); err != nil && !full(err) {
+	err = unix.Linkat(int(dir.Fd()), trial, int(dir.Fd()), trialLink, 0)
+	switch {
+	case errors.Is(err, unix.EEXIST):
+		return inTheWay(dir, trialLink)
+	case err != nil && !full(err):
 		return fmt.Errorf("its file system has no hard links, which a cache is made of (link: %w): use one that has, as ext4, xfs and btrfs do", err)
 	}
 	return nil
+}
+
+// inTheWay is about what has a trial's name and could not be removed, as a directory.
+func inTheWay(dir *os.File, name string) error {
+	return fmt.Errorf("%s is in the way of a trial: remove it", filepath.Join(dir.Name(), name))
 }
 
 // shared are the file systems, by what statfs calls them, that several nodes may see at
@@ -208,7 +221,8 @@ func owners(info fs.FileInfo) (uid, gid int) {
 
 func asRoot(err error) error {
 	if errors.Is(err, fs.ErrPermission) {
-		return fmt.Errorf("%w: this needs root, with CAP_CHOWN, CAP_FOWNER and CAP_DAC_OVERRIDE", err)
+		return fmt.Errorf("%w: this needs root, with CAP_CHOWN, CAP_FOWNER and CAP_DAC_OVERRIDE; "+
+			"where it has them, the directory is immutable (lsattr -d shows an i) or a policy as SELinux's forbids it", err)
 	}
 	return err
 }

@@ -182,6 +182,39 @@ func TestPrepareTakesNoLinkAndNoFile(t *testing.T) {
 	p.refused(p.run, "absent", "cannot be made")
 }
 
+func TestPrepareNamesWhatIsInTheWayOfItsTrial(t *testing.T) {
+	for _, name := range []string{trial, trialLink} {
+		p := newPreparing(t)
+		must(t, os.MkdirAll(filepath.Join(p.cache, name), 0o755))
+		p.refused(filepath.Join(p.cache, name)+" is in the way", "remove it")
+	}
+}
+
+func TestPrepareSaysThatADirectoryIsImmutable(t *testing.T) {
+	p := newPreparing(t)
+	must(t, os.Mkdir(p.cache, 0o755))
+	dir, err := os.Open(p.cache)
+	must(t, err)
+	defer dir.Close()
+	const immutable = 0x10 // FS_IMMUTABLE_FL, <linux/fs.h>
+	before, err := unix.IoctlGetUint32(int(dir.Fd()), unix.FS_IOC_GETFLAGS)
+	set := func(flags uint32) error {
+		return unix.IoctlSetPointerInt(int(dir.Fd()), unix.FS_IOC_SETFLAGS, int(flags))
+	}
+	if err := errors.Join(err, set(before|immutable)); err != nil {
+		t.Skipf("no directory can be made immutable here: %v", err)
+	}
+	defer func() { must(t, set(before)) }()
+	p.refused(p.cache, "operation not permitted", "immutable")
+}
+
+func TestPrepareTakesOnlyUIDsThatKubernetesTakes(t *testing.T) {
+	p := newPreparing(t)
+	for _, p.uid = range []int{-1, 1 << 31} {
+		p.refused("--agent-uid", "2147483647")
+	}
+}
+
 func TestPrepareTakesNoFileSystemWithoutHardLinks(t *testing.T) {
 	p := newPreparing(t)
 	p.mountQueues(p.cache)
