@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"reflect"
 	"slices"
@@ -11,6 +12,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	storagev1 "k8s.io/api/storage/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/apimachinery/pkg/util/intstr"
 )
 
 func TestManifestsAreAllListedAndTheImageIsSetOnce(t *testing.T) {
@@ -30,7 +34,7 @@ func TestManifestsAreAllListedAndTheImageIsSetOnce(t *testing.T) {
 		}
 	}
 	for what, namespace := range map[string]string{
-		"agent": m.agent.Namespace, "csi": m.csi.Namespace, "binding": m.binding.Subjects[0].Namespace,
+		"agent": m.agent.Namespace, "quota": m.quota.Namespace, "csi": m.csi.Namespace, "binding": m.binding.Subjects[0].Namespace,
 		"agent's account": m.accounts["ballast-agent"].Namespace, "driver's account": m.accounts["ballast-csi"].Namespace,
 	} {
 		if namespace != m.namespace.Name {
@@ -41,52 +45,135 @@ func TestManifestsAreAllListedAndTheImageIsSetOnce(t *testing.T) {
 
 func TestDaemonSetsRunOnEveryNodeOneOfEach(t *testing.T) {
 	m := readManifests(t)
+	withDaemonSets := &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{
+		NodeSelectorTerms: []corev1.NodeSelectorTerm{{MatchExpressions: []corev1.NodeSelectorRequirement{
+			{Key: "eks.amazonaws.com/compute-type", Operator: corev1.NodeSelectorOpNotIn, Values: []string{"fargate"}},
+			{Key: "type", Operator: corev1.NodeSelectorOpNotIn, Values: []string{"virtual-kubelet"}},
+		}}},
+	}}}
+	// Two agents cannot hold one cache, and kubelet refuses a second driver.
+	none, tenth := intstr.FromInt32(0), intstr.FromString("10%")
+	roll := appsv1.DaemonSetUpdateStrategy{Type: appsv1.RollingUpdateDaemonSetStrategyType,
+		RollingUpdate: &appsv1.RollingUpdateDaemonSet{MaxSurge: &none, MaxUnavailable: &tenth}}
 	for _, d := range []appsv1.DaemonSet{m.agent, m.csi} {
 		pod := d.Spec.Template.Spec
 		if !reflect.DeepEqual(pod.Tolerations, []corev1.Toleration{{Operator: corev1.TolerationOpExists}}) {
 			t.Errorf("%s: tolerations %v; GPU nodes are tainted", d.Name, pod.Tolerations)
 		}
-		if !reflect.DeepEqual(pod.NodeSelector, map[string]string{"kubernetes.io/os": "linux"}) || pod.PriorityClassName != "system-node-critical" {
-			t.Errorf("%s: node selector %v, priority %q", d.Name, pod.NodeSelector, pod.PriorityClassName)
+		if !reflect.DeepEqual(pod.NodeSelector, map[string]string{"kubernetes.io/os": "linux"}) || !reflect.DeepEqual(pod.Affinity, withDaemonSets) {
+			t.Errorf("%s: node selector %v, affinity %v", d.Name, pod.NodeSelector, pod.Affinity)
 		}
 		if !reflect.DeepEqual(d.Spec.Selector.MatchLabels, d.Spec.Template.Labels) {
 			t.Errorf("%s selects %v and makes %v", d.Name, d.Spec.Selector.MatchLabels, d.Spec.Template.Labels)
 		}
-		// Two agents cannot hold one cache, and kubelet refuses a second driver.
-		if roll := d.Spec.UpdateStrategy.RollingUpdate; roll == nil || roll.MaxSurge == nil || roll.MaxSurge.IntValue() != 0 || roll.MaxSurge.String() != "0" {
-			t.Errorf("%s is rolled as %v", d.Name, roll)
+		if !reflect.DeepEqual(d.Spec.UpdateStrategy, roll) {
+			t.Errorf("%s is rolled as %v", d.Name, d.Spec.UpdateStrategy)
 		}
 		if pod.HostNetwork || pod.HostPID || pod.HostIPC || pod.TerminationGracePeriodSeconds == nil {
 			t.Errorf("%s: host namespaces, or no grace period: %+v", d.Name, pod)
 		}
-		used := map[string]bool{}
 		for _, c := range slices.Concat(pod.InitContainers, pod.Containers) {
-			for _, mount := range c.VolumeMounts {
-				used[mount.Name] = true
-			}
 			if c.TerminationMessagePolicy != corev1.TerminationMessageFallbackToLogsOnError {
 				t.Errorf("%s: why it ended is not shown in the pod's status", c.Name)
-			}
-		}
-		for _, v := range pod.Volumes {
-			if v.HostPath == nil || v.HostPath.Type == nil || !used[v.Name] {
-				t.Errorf("%s: volume %s is no hostPath, has no type, or is not used", d.Name, v.Name)
 			}
 		}
 	}
 }
 
+// TestQuotaAllowsThePriority: without that some clusters refuse it outside kube-system.
+func TestQuotaAllowsThePriority(t *testing.T) {
+	m := readManifests(t)
+	priority := "system-node-critical"
+	for _, d := range []appsv1.DaemonSet{m.agent, m.csi} {
+		if d.Spec.Template.Spec.PriorityClassName != priority {
+			t.Errorf("%s has priority %q; want %q", d.Name, d.Spec.Template.Spec.PriorityClassName, priority)
+		}
+	}
+	want := corev1.ResourceQuotaSpec{
+		Hard: corev1.ResourceList{corev1.ResourcePods: resource.MustParse("1G")}, // of any cluster
+		ScopeSelector: &corev1.ScopeSelector{MatchExpressions: []corev1.ScopedResourceSelectorRequirement{
+			{ScopeName: corev1.ResourceQuotaScopePriorityClass, Operator: corev1.ScopeSelectorOpIn, Values: []string{priority}},
+		}},
+	}
+	if !apiequality.Semantic.DeepEqual(m.quota.Spec, want) {
+		t.Errorf("the quota is %+v; want %+v", m.quota.Spec, want)
+	}
+}
+
+// TestPodsSeeOfTheNodeNoMoreThanTheyNeed: all that they mount, and how.
+func TestPodsSeeOfTheNodeNoMoreThanTheyNeed(t *testing.T) {
+	m := readManifests(t)
+	prepare, agent, csi, _ := m.processes(t)
+	for _, w := range []struct {
+		process started
+		mounts  []string // from the node's path, with its type, to the container's
+	}{
+		{prepare, []string{
+			"/var/lib/ballast (DirectoryOrCreate) on /var/lib/ballast",
+			"/run/ballast (DirectoryOrCreate) on /run/ballast",
+		}},
+		{agent, []string{
+			"/var/lib/ballast (DirectoryOrCreate) on /var/lib/ballast",
+			"/run/ballast (DirectoryOrCreate) on /run/ballast",
+			"/run/ballast-csi (DirectoryOrCreate) on /run/ballast-csi, read-only",
+		}},
+		{csi, []string{
+			"/var/lib/ballast (DirectoryOrCreate) on /var/lib/ballast, read-only",
+			"/var/lib/kubelet/pods (Directory) on /var/lib/kubelet/pods, Bidirectional",
+			"/var/lib/kubelet/plugins/csi.ballast.dev (DirectoryOrCreate) on /csi",
+			"/var/lib/kubelet/plugins_registry (Directory) on /registration",
+			"/run/ballast (DirectoryOrCreate) on /run/ballast, read-only",
+			"/run/ballast-csi (DirectoryOrCreate) on /run/ballast-csi",
+		}},
+	} {
+		if got := w.process.mounts(); !slices.Equal(got, w.mounts) {
+			t.Errorf("ballast %s mounts\n%s\nwant\n%s", w.process.name, strings.Join(got, "\n"), strings.Join(w.mounts, "\n"))
+		}
+	}
+	for _, p := range []started{agent, csi} {
+		if len(p.pod.Volumes) != len(p.in.VolumeMounts) {
+			t.Errorf("ballast %s mounts %d of its pod's %d volumes", p.name, len(p.in.VolumeMounts), len(p.pod.Volumes))
+		}
+	}
+}
+
+// mounts says what the container sees of the node, and how.
+func (s started) mounts() []string {
+	var all []string
+	for _, m := range s.in.VolumeMounts {
+		i := slices.IndexFunc(s.pod.Volumes, func(v corev1.Volume) bool { return v.Name == m.Name })
+		if i < 0 || !reflect.DeepEqual(s.pod.Volumes[i].VolumeSource, corev1.VolumeSource{HostPath: s.pod.Volumes[i].HostPath}) || s.pod.Volumes[i].HostPath.Type == nil {
+			s.t.Errorf("%s: volume %s is no hostPath with a type", s.in.Name, m.Name)
+			continue
+		}
+		host := s.pod.Volumes[i].HostPath
+		said := fmt.Sprintf("%s (%s) on %s", host.Path, *host.Type, m.MountPath)
+		if m.ReadOnly {
+			said += ", read-only"
+		}
+		if m.MountPropagation != nil {
+			said += ", " + string(*m.MountPropagation)
+		}
+		if m.SubPath != "" || m.SubPathExpr != "" {
+			said += ", below " + m.SubPath + m.SubPathExpr
+		}
+		all = append(all, said)
+	}
+	return all
+}
+
 func TestAgentHasNoPrivileges(t *testing.T) {
 	m := readManifests(t)
 	prepare, agent, _, _ := m.processes(t)
-	user := m.agent.Spec.Template.Spec.SecurityContext
-	if *user.RunAsUser < 65536 || !*user.RunAsNonRoot || user.SeccompProfile.Type != corev1.SeccompProfileTypeRuntimeDefault {
-		t.Errorf("the agent's pod runs as %+v", user)
+	pod := corev1.PodSecurityContext{
+		RunAsUser: new(int64(defaultAgentUID)), RunAsGroup: new(int64(defaultAgentUID)), RunAsNonRoot: new(true),
+		SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},
 	}
-	never, always := new(bool), new(bool)
-	*always = true
+	if got := m.agent.Spec.Template.Spec.SecurityContext; !reflect.DeepEqual(*got, pod) {
+		t.Errorf("the agent's pod runs as %+v; want %+v", got, pod)
+	}
 	none := corev1.SecurityContext{
-		AllowPrivilegeEscalation: never, ReadOnlyRootFilesystem: always,
+		AllowPrivilegeEscalation: new(false), ReadOnlyRootFilesystem: new(true),
 		Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
 	}
 	if !reflect.DeepEqual(*agent.in.SecurityContext, none) {
@@ -97,7 +184,7 @@ func TestAgentHasNoPrivileges(t *testing.T) {
 	}
 	// What these are for: TestPrepareNeedsTheManifestsCapabilities.
 	root := none
-	root.RunAsUser, root.RunAsGroup, root.RunAsNonRoot = new(int64), new(int64), never
+	root.RunAsUser, root.RunAsGroup, root.RunAsNonRoot = new(int64), new(int64), new(false)
 	root.Capabilities = &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}, Add: []corev1.Capability{"CHOWN", "DAC_OVERRIDE", "FOWNER"}}
 	if !reflect.DeepEqual(*prepare.in.SecurityContext, root) {
 		t.Errorf("prepare runs with %+v", prepare.in.SecurityContext)
@@ -135,16 +222,12 @@ func TestDriverHasNoNetworkAndNoToken(t *testing.T) {
 			t.Errorf("a probe that starts a process is given %d s", p.TimeoutSeconds)
 		}
 	}
-	if c := csi.in.SecurityContext; !*c.Privileged || !*c.ReadOnlyRootFilesystem {
-		t.Errorf("the driver runs with %+v", c)
+	root := corev1.SecurityContext{Privileged: new(true), RunAsUser: new(int64), RunAsGroup: new(int64), ReadOnlyRootFilesystem: new(true)}
+	if !reflect.DeepEqual(*csi.in.SecurityContext, root) || pod.SecurityContext != nil {
+		t.Errorf("the driver runs with %+v, in a pod with %+v", csi.in.SecurityContext, pod.SecurityContext)
 	}
 	if enforced := m.namespace.Labels["pod-security.kubernetes.io/enforce"]; enforced != "privileged" {
 		t.Errorf("the namespace takes %q pods, and the driver's is privileged", enforced)
-	}
-	for _, v := range pod.Volumes { // the sockets' directories and kubelet's, not the node's
-		if path := v.HostPath.Path; strings.Count(path, "/") < 2 {
-			t.Errorf("the driver sees %s", path)
-		}
 	}
 }
 

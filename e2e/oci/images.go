@@ -13,8 +13,8 @@ import (
 	"golang.org/x/crypto/x509roots/fallback/bundle"
 )
 
-// user is who Ballast's image runs as unless a pod says otherwise: outside what a
-// pod's own user namespace maps, and the owner of the cache directory.
+// user is who Ballast's image runs as unless a pod says otherwise: the owner of the
+// cache directory.
 const user = "65536:65536"
 
 // Certificates returns Mozilla's roots as PEM, and how many. It leaves out those
