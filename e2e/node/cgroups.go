@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -52,6 +53,9 @@ func makeCgroups(name string, pid int) error {
 		return err
 	}
 	for _, h := range all {
+		if err := shareControllers(h.path); err != nil {
+			return err
+		}
 		if err := enterCgroup(filepath.Join(h.path, name), pid); err != nil {
 			return err
 		}
@@ -64,7 +68,7 @@ func enterCgroup(dir string, pid int) error {
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return err
 	}
-	if err := inherit(dir); err != nil {
+	if err := inheritCPUs(dir); err != nil {
 		return err
 	}
 	return os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0o644)
@@ -88,31 +92,45 @@ func ownCgroups() error {
 		if err := syscall.Mount(h.kind, h.path, h.kind, syscall.MS_NOSUID|syscall.MS_NODEV|syscall.MS_NOEXEC, h.options); err != nil {
 			return fmt.Errorf("mount %s: %w", h.path, err)
 		}
-		// In version 2 only a cgroup without processes of its own gives controllers on.
+		// In version 2 only a cgroup without processes of its own shares its controllers.
 		if err := enterCgroup(filepath.Join(h.path, "init"), os.Getpid()); err != nil {
+			return err
+		}
+		if err := shareControllers(h.path); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// inherit gives a new cgroup what it does not have by itself: CPUs and memory nodes
-// in version 1's cpuset, and in version 2 every controller of its parent's.
-func inherit(dir string) error {
-	parent := filepath.Dir(dir)
+// inheritCPUs gives a new cgroup the CPUs and memory nodes of its parent, which in
+// version 1 it does not have by itself.
+func inheritCPUs(dir string) error {
 	for _, file := range []string{"cpuset.cpus", "cpuset.mems"} {
-		value, err := os.ReadFile(filepath.Join(parent, file))
-		if err != nil {
-			continue // no cpuset here
+		own, err := os.ReadFile(filepath.Join(dir, file))
+		if err != nil || strings.TrimSpace(string(own)) != "" {
+			continue // no cpuset here, or it has some
 		}
-		if own, err := os.ReadFile(filepath.Join(dir, file)); err == nil && strings.TrimSpace(string(own)) != "" {
-			continue
+		value, err := os.ReadFile(filepath.Join(filepath.Dir(dir), file))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // version 2: what is not set is the parent's
+		}
+		if err != nil {
+			return err
 		}
 		if err := os.WriteFile(filepath.Join(dir, file), value, 0o644); err != nil {
 			return err
 		}
 	}
-	controllers, err := os.ReadFile(filepath.Join(parent, "cgroup.controllers"))
+	return nil
+}
+
+// wanted are the controllers that kubelet and runc use.
+var wanted = []string{"cpu", "cpuset", "hugetlb", "io", "memory", "pids"}
+
+// shareControllers lets the children of a cgroup of version 2 have its controllers.
+func shareControllers(dir string) error {
+	controllers, err := os.ReadFile(filepath.Join(dir, "cgroup.controllers"))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil // version 1
 	}
@@ -120,8 +138,12 @@ func inherit(dir string) error {
 		return err
 	}
 	for _, c := range strings.Fields(string(controllers)) {
-		// Some cannot be given on: kubelet says what it misses.
-		_ = os.WriteFile(filepath.Join(parent, "cgroup.subtree_control"), []byte("+"+c), 0o644)
+		if !slices.Contains(wanted, c) {
+			continue
+		}
+		if err := os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte("+"+c), 0o644); err != nil {
+			return fmt.Errorf("share the controller %s of %s: %w (in a container, its own cgroup must have no processes)", c, dir, err)
+		}
 	}
 	return nil
 }

@@ -51,6 +51,8 @@ func writeNode(work string, tools Tools, sandbox string) error {
 const containerdConfig = `version = 3
 [grpc]
 address = %q
+[plugins.'io.containerd.internal.v1.opt']
+path = '/var/lib/containerd/opt'
 [plugins.'io.containerd.cri.v1.images'.pinned_images]
 sandbox = %q
 [plugins.'io.containerd.cri.v1.runtime']

@@ -13,12 +13,12 @@ import (
 	"time"
 )
 
-// state is what a run must leave on this machine as it found it.
+// state is what a run should leave on this machine as it found it.
 type state map[string][]string
 
 // nodePaths are directories of a node that this machine may well have, or not.
 var nodePaths = []string{"/var/lib/kubelet", "/var/lib/containerd", "/var/lib/cni", "/var/lib/ballast", "/run/ballast", "/run/ballast-csi",
-	"/run/containerd", "/run/netns", "/run/cni", "/etc/cni", "/var/log/pods", "/var/log/containers", "/usr/libexec/kubernetes", "/var/run/kubernetes"}
+	"/run/containerd", "/run/netns", "/run/cni", "/etc/cni", "/var/log/pods", "/var/log/containers", "/usr/libexec/kubernetes", "/var/run/kubernetes", "/opt/containerd", "/opt/cni", "/root/.kube"}
 
 // look takes in what is there now.
 func look() (state, error) {
@@ -77,31 +77,27 @@ func look() (state, error) {
 	return s, nil
 }
 
-// compare returns an error that lists everything that is here now and was not before,
-// or that belongs to the run in the directory work.
-func (before state) compare(work string) error {
-	// A process that was killed is gone a moment later.
-	var left []string
-	for range 30 {
-		now, err := look()
-		if err != nil {
-			return err
-		}
-		left = nil
-		for kind, things := range now {
-			for _, thing := range things {
-				if !slices.Contains(before[kind], thing) {
-					left = append(left, kind+": "+thing)
-				}
-			}
-		}
-		left = append(left, belongings(work)...)
-		if left == nil {
-			return nil
+// compare returns what is left of the run in the directory work, and what others there
+// is now that was not there before.
+func (before state) compare(work string) (left, others []string, err error) {
+	for range 30 { // a process that was killed is gone a moment later
+		if left = belongings(work); len(left) == 0 {
+			break
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
-	return fmt.Errorf("the run left behind:\n  %s", strings.Join(left, "\n  "))
+	now, err := look()
+	if err != nil {
+		return nil, nil, err
+	}
+	for kind, things := range now {
+		for _, thing := range things {
+			if !slices.Contains(before[kind], thing) {
+				others = append(others, kind+": "+thing)
+			}
+		}
+	}
+	return left, others, nil
 }
 
 // belongings finds the processes, cgroups, loop devices and files of a run. Whatever
@@ -110,10 +106,11 @@ func belongings(work string) []string {
 	var found []string
 	processes, _ := filepath.Glob("/proc/[0-9]*")
 	for _, p := range processes {
+		files := []string{"environ", "cmdline", "mountinfo"}
 		if p == fmt.Sprintf("/proc/%d", os.Getpid()) {
-			continue
+			files = []string{"mountinfo"} // what is mounted in sight of all
 		}
-		for _, file := range []string{"environ", "cmdline", "mountinfo"} {
+		for _, file := range files {
 			content, err := os.ReadFile(filepath.Join(p, file))
 			if err == nil && bytes.Contains(content, []byte(work)) {
 				cmdline, _ := os.ReadFile(filepath.Join(p, "cmdline"))

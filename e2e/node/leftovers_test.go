@@ -67,9 +67,7 @@ func TestRunLeavesNothing(t *testing.T) {
 			if got := run.ProcessState.ExitCode(); got != c.code {
 				t.Errorf("exit code %d; want %d", got, c.code)
 			}
-			if err := before.compare(work); err != nil {
-				t.Error(err)
-			}
+			nothingNew(t, before, work)
 		})
 	}
 }
@@ -96,17 +94,29 @@ func TestKilledRunLeavesNothingThatRuns(t *testing.T) {
 		t.Errorf("still here: %q", left)
 	}
 	removeStale(filepath.Dir(work))
-	if err := before.compare(work); err != nil {
-		t.Error(err)
+	nothingNew(t, before, work)
+}
+
+// nothingNew is stricter than a run is with itself: these are short, and what comes
+// meanwhile is taken for theirs.
+func nothingNew(t *testing.T, before state, work string) {
+	t.Helper()
+	left, others, err := before.compare(work)
+	if err != nil || len(left) > 0 || len(others) > 0 {
+		t.Errorf("left: %q, new: %q, error: %v", left, others, err)
 	}
 }
 
-// TestLeftoversAreFound: the check above can fail.
+// TestLeftoversAreFound: the check above can fail, for each thing that it looks for.
 func TestLeftoversAreFound(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("making leftovers needs root")
+	}
 	before := must(look())(t)
-	work := t.TempDir()
+	work := must(newWorkDir(t.TempDir()))(t)
+	name := filepath.Base(work.path)
 	process := exec.Command("sleep", "60")
-	process.Env = []string{"DIR=" + work}
+	process.Env = []string{"DIR=" + work.path}
 	if err := process.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -114,18 +124,61 @@ func TestLeftoversAreFound(t *testing.T) {
 		_ = process.Process.Kill()
 		_ = process.Wait()
 	}()
-	err := before.compare(work)
-	if err == nil {
-		t.Fatal("a process and a directory were not found")
+	disk := filepath.Join(work.path, "disk.ext4")
+	if err := run("truncate -s 8M "+disk, "mkfs.ext4 -q "+disk, "mount -o loop "+disk+" "+filepath.Join(work.path, "disk"),
+		"ip link add left0 type bridge"); err != nil {
+		t.Fatal(err)
 	}
-	for _, what := range []string{"process: ", "directory: " + work} {
-		if !strings.Contains(err.Error(), what) {
-			t.Errorf("no %q in: %v", what, err)
+	t.Cleanup(func() {
+		if err := run("umount "+filepath.Join(work.path, "disk"), "ip link del left0"); err != nil {
+			t.Error(err)
+		}
+		if err := work.remove(); err != nil {
+			t.Error(err)
+		}
+	})
+	group := filepath.Join(must(hierarchies())(t)[0].path, name)
+	if err := os.Mkdir(group, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	left, others, err := before.compare(work.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []struct {
+		what string
+		in   []string
+	}{
+		{"(environ) sleep", left}, {"(mountinfo)", left}, {"cgroup: " + group, left}, {"loop device: ", left}, {"directory: " + work.path, left},
+		{"interface: left0", others}, {"mount: ", others},
+	} {
+		if !slices.ContainsFunc(want.in, func(found string) bool { return strings.Contains(found, want.what) }) {
+			t.Errorf("no %q in %q", want.what, want.in)
 		}
 	}
-	before["interface"] = nil
-	if err := before.compare(work); !strings.Contains(err.Error(), "interface: lo") {
-		t.Errorf("a new interface was not found: %v", err)
+}
+
+// TestStaleRunsAreRemovedAndNothingElse: anybody can make a directory of such a name.
+func TestStaleRunsAreRemovedAndNothingElse(t *testing.T) {
+	parent := t.TempDir()
+	stale := must(newWorkDir(parent))(t)
+	stale.lock.Close() // as when its process was killed
+	live := must(newWorkDir(parent))(t)
+	defer live.lock.Close()
+	notes, linked, elsewhere := filepath.Join(parent, prefix+"notes"), filepath.Join(parent, prefix+"linked"), filepath.Join(parent, "elsewhere")
+	for _, d := range []string{notes, linked} {
+		if err := os.Mkdir(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink(elsewhere, filepath.Join(linked, "lock")); err != nil {
+		t.Fatal(err)
+	}
+	removeStale(parent)
+	for path, want := range map[string]bool{stale.path: false, live.path: true, notes: true, linked: true, elsewhere: false} {
+		if _, err := os.Lstat(path); (err == nil) != want {
+			t.Errorf("%s is there: %t; want %t", path, err == nil, want)
+		}
 	}
 }
 

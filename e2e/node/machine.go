@@ -102,12 +102,21 @@ func (m *Machine) PowerCut() error {
 	return removeCgroups(filepath.Base(m.cluster.dir))
 }
 
-// Root is the path of the machine's root directory, as seen from inside.
-func (m *Machine) Root() string { return fmt.Sprintf("/proc/%d/root", m.init.cmd.Process.Pid) }
+// Root is the path of the machine's root directory, as seen from inside: one that is not
+// there while the power is off.
+func (m *Machine) Root() string { return fmt.Sprintf("/proc/%d/root", m.pid()) }
+
+// pid of the machine's init; 0 while the power is off.
+func (m *Machine) pid() int {
+	if m.init == nil {
+		return 0
+	}
+	return m.init.cmd.Process.Pid
+}
 
 // Mounts is the machine's mountinfo (proc(5)): what is mounted on the node.
 func (m *Machine) Mounts() (string, error) {
-	content, err := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", m.init.cmd.Process.Pid))
+	content, err := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", m.pid()))
 	return string(content), err
 }
 

@@ -65,16 +65,19 @@ func (r Run) outside() (code int, err error) {
 	if err := Missing(); err != nil {
 		return 0, err
 	}
-	removeStale(os.TempDir())
-	work, err := newWorkDir(os.TempDir())
-	if err != nil {
+	if err := usable(os.TempDir()); err != nil {
 		return 0, err
 	}
+	removeStale(os.TempDir())
 	before, err := look()
 	if err != nil {
 		return 0, err
 	}
-	defer func() { err = errors.Join(err, work.remove()) }()
+	work, err := newWorkDir(os.TempDir())
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, work.leave(before)) }()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := r.Prepare(ctx, work.path, os.Stdout); err != nil {
@@ -84,13 +87,19 @@ func (r Run) outside() (code int, err error) {
 	if (code != 0 || err != nil) && r.KeepLogs != "" {
 		err = errors.Join(err, keepLogs(work.path, r.KeepLogs))
 	}
-	if err != nil {
-		return code, err
+	return code, err
+}
+
+// usable refuses a directory that a node machine cannot see: it has others there.
+func usable(tmp string) error {
+	for _, hidden := range []string{"/run", "/var/lib", "/var/log"} {
+		for what, dir := range map[string]string{"TMPDIR": tmp, "the user's cache directory": os.Getenv("HOME")} {
+			if dir == hidden || strings.HasPrefix(dir, hidden+"/") {
+				return fmt.Errorf("%s is %s: the node has a %s of its own; set TMPDIR, or HOME, to another directory", what, dir, hidden)
+			}
+		}
 	}
-	if err := work.remove(); err != nil {
-		return code, err
-	}
-	return code, before.compare(work.path)
+	return nil
 }
 
 // inside runs the test binary again in namespaces of its own, until it ends by itself
@@ -114,7 +123,7 @@ func inside(ctx context.Context, work string) (int, error) {
 // namespaces and those of flags. It dies with this process, and all that it started
 // dies with it.
 func again(ctx context.Context, as, work string, flags uintptr) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, "/proc/self/exe")
+	cmd := exec.CommandContext(ctx, "/proc/self/exe") // that is killed, and all that it started with it
 	cmd.Env = append(os.Environ(), role+"="+as, dir+"="+work)
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWIPC | syscall.CLONE_NEWUTS | flags,

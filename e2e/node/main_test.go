@@ -16,6 +16,9 @@ func TestMain(m *testing.M) {
 	if how := os.Getenv(asRun); how != "" {
 		Main(Run{Tests: aRun(how), Prepare: prepare})
 	}
+	if err := prepare(context.Background(), "", os.Stdout); err != nil {
+		fail(err)
+	}
 	os.Exit(m.Run())
 }
 

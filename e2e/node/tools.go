@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"time"
 )
 
 // Versions of what runs on the node. Kubernetes' own, etcd's and kubectl's are in
@@ -70,7 +71,7 @@ func Missing() error {
 // Build builds what is not in the user's cache directory yet, with what it does told
 // on w. kubernetes is the directory of the Kubernetes module.
 func Build(ctx context.Context, kubernetes string, w io.Writer) (Tools, error) {
-	cache, err := CacheDir()
+	cache, err := cacheDir()
 	if err != nil {
 		return Tools{}, err
 	}
@@ -110,14 +111,17 @@ func Build(ctx context.Context, kubernetes string, w io.Writer) (Tools, error) {
 // Kubectl is the command that runs kubectl.
 func (t Tools) Kubectl() []string { return []string{t.kubernetes, "kubectl"} }
 
-// CacheDir is where tools are kept between runs, below the user's cache directory.
-func CacheDir() (string, error) {
+// cacheDir is where tools are kept between runs, below the user's cache directory.
+func cacheDir() (string, error) {
 	dir, err := os.UserCacheDir()
 	if err != nil {
 		return "", err
 	}
 	return filepath.Join(dir, "ballast-e2e"), nil
 }
+
+// building begins the names of what is not finished.
+const building = ".building-"
 
 // builder builds one tool after another, until one fails: each uses every core.
 type builder struct {
@@ -137,7 +141,8 @@ func (b *builder) build(ctx context.Context, name string, command func(dir strin
 		if err := os.MkdirAll(b.cache, 0o755); err != nil {
 			return err
 		}
-		partial, err := os.MkdirTemp(b.cache, ".building-")
+		b.removeStale()
+		partial, err := os.MkdirTemp(b.cache, building)
 		if err != nil {
 			return err
 		}
@@ -158,10 +163,23 @@ func (b *builder) build(ctx context.Context, name string, command func(dir strin
 	return dir
 }
 
-// static is a go command whose programs run anywhere.
+// removeStale removes what builds left that were killed. None takes a day.
+func (b *builder) removeStale() {
+	partial, _ := filepath.Glob(filepath.Join(b.cache, building+"*"))
+	for _, path := range partial {
+		if info, err := os.Stat(path); err == nil && time.Since(info.ModTime()) > 24*time.Hour {
+			_ = os.RemoveAll(path) // it costs nothing but room
+		}
+	}
+}
+
+// static is a go command whose programs need no library, unless they are told to.
 func static(ctx context.Context, verb string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, "go", append([]string{verb, "-trimpath", "-buildvcs=false", "-ldflags", "-s -w"}, args...)...)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=", "GOWORK=off")
+	// Interrupted, it ends the compilers that it started and removes its own files.
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	cmd.WaitDelay = 10 * time.Second
 	return cmd
 }
 
