@@ -183,11 +183,11 @@ func TestStaleRunsAreRemovedAndNothingElse(t *testing.T) {
 }
 
 func TestMissingPackagesAreNamedWithTheirInstallCommand(t *testing.T) {
-	if err := Missing(); err != nil {
+	if err := missing(); err != nil {
 		t.Fatalf("this machine should have all: %v", err)
 	}
 	t.Setenv("PATH", t.TempDir())
-	err := Missing()
+	err := missing()
 	if err == nil {
 		t.Fatal("nothing is missing without any command")
 	}

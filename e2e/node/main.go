@@ -62,7 +62,7 @@ func (r Run) outside() (code int, err error) {
 	if os.Getuid() != 0 {
 		return 0, errors.New("a node needs root: run as root")
 	}
-	if err := Missing(); err != nil {
+	if err := missing(); err != nil {
 		return 0, err
 	}
 	if err := usable(os.TempDir()); err != nil {

@@ -48,10 +48,10 @@ var packages = []struct{ probe, name string }{
 	{"/usr/include/stdlib.h", "libc6-dev"},
 }
 
-// Missing reports the Debian packages that this machine lacks, in an error that has
+// missing reports the Debian packages that this machine lacks, in an error that has
 // the command that installs them.
-func Missing() error {
-	var missing []string
+func missing() error {
+	var lacks []string
 	for _, p := range packages {
 		if _, err := exec.LookPath(p.probe); err == nil {
 			continue
@@ -59,18 +59,21 @@ func Missing() error {
 		if _, err := os.Stat(p.probe); filepath.IsAbs(p.probe) && err == nil {
 			continue
 		}
-		missing = append(missing, p.name)
+		lacks = append(lacks, p.name)
 	}
-	if missing == nil {
+	if lacks == nil {
 		return nil
 	}
-	list := strings.Join(missing, " ")
+	list := strings.Join(lacks, " ")
 	return fmt.Errorf("this machine lacks %s; install with: apt-get update && apt-get install --no-install-recommends -y %s", list, list)
 }
 
 // Build builds what is not in the user's cache directory yet, with what it does told
 // on w. kubernetes is the directory of the Kubernetes module.
 func Build(ctx context.Context, kubernetes string, w io.Writer) (Tools, error) {
+	if err := missing(); err != nil {
+		return Tools{}, err
+	}
 	cache, err := cacheDir()
 	if err != nil {
 		return Tools{}, err
