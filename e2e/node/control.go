@@ -33,16 +33,25 @@ func (c *Cluster) start(name string, argv ...string) error {
 	defer out.Close()
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Stdout, cmd.Stderr = out, out
-	if err := cmd.Start(); err != nil {
+	started, err := begin(name, cmd)
+	if err != nil {
 		return err
 	}
-	started := &component{name: name, cmd: cmd, done: make(chan struct{})}
-	go func() {
-		started.err = cmd.Wait()
-		close(started.done)
-	}()
 	c.components = append(c.components, started)
 	return nil
+}
+
+// begin starts cmd.
+func begin(name string, cmd *exec.Cmd) (*component, error) {
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("start %s: %w", name, err)
+	}
+	c := &component{name: name, cmd: cmd, done: make(chan struct{})}
+	go func() {
+		c.err = cmd.Wait()
+		close(c.done)
+	}()
+	return c, nil
 }
 
 func (c *component) stop() {

@@ -58,15 +58,11 @@ func (m *Machine) PowerOn(ctx context.Context) error {
 	defer out.Close()
 	cmd := again(context.WithoutCancel(ctx), "machine", m.cluster.dir, syscall.CLONE_NEWNET)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = cable, out, out
-	if err := cmd.Start(); err != nil {
+	m.init, err = begin("machine", cmd)
+	cable.Close()
+	if err != nil {
 		return err
 	}
-	cable.Close()
-	m.init = &component{name: "machine", cmd: cmd, done: make(chan struct{})}
-	go func(c *component) {
-		c.err = cmd.Wait()
-		close(c.done)
-	}(m.init)
 	if err := makeCgroups(filepath.Base(m.cluster.dir), cmd.Process.Pid); err != nil {
 		return err
 	}

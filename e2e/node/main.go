@@ -106,6 +106,7 @@ func usable(tmp string) error {
 // or ctx ends it with everything that it started.
 func inside(ctx context.Context, work string) (int, error) {
 	cmd := again(ctx, "inside", work, syscall.CLONE_NEWNET)
+	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
 	cmd.Args = append(cmd.Args, os.Args[1:]...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	err := cmd.Run()
@@ -120,14 +121,12 @@ func inside(ctx context.Context, work string) (int, error) {
 }
 
 // again is this program in a role of its own, in new mount, PID, IPC and UTS
-// namespaces and those of flags. It dies with this process, and all that it started
-// dies with it.
+// namespaces and those of flags. All that it started dies with it.
 func again(ctx context.Context, as, work string, flags uintptr) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, "/proc/self/exe") // that is killed, and all that it started with it
 	cmd.Env = append(os.Environ(), role+"="+as, dir+"="+work)
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWIPC | syscall.CLONE_NEWUTS | flags,
-		Pdeathsig:  syscall.SIGKILL,
 	}
 	return cmd
 }
