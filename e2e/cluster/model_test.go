@@ -1,8 +1,12 @@
 package cluster
 
 import (
+	"crypto/sha1"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"net/http"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -10,6 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/ballast-csi/ballast/e2e/hub"
+	"github.com/ballast-csi/ballast/e2e/pod/report"
 )
 
 // model is a repository on the Hub, made for one scenario.
@@ -49,20 +54,11 @@ func (m model) bytes() int64 {
 	return n
 }
 
-// sums is what the pod program's "sum" says.
-type sums struct {
-	Entries []struct {
-		Path, Type, Mode, SHA256 string
-		Size                     int64
-	}
-	Files, Bytes int64
-}
-
 // check reads every file that p sees at dir: they must be those of m below folder, all
 // of them and nothing else, with the digests that were given to the Hub.
 func (w *world) check(t *testing.T, p *corev1.Pod, dir string, m model, folder string) {
 	t.Helper()
-	got := decode[sums](t, w.exec(t, p, "sum", dir))
+	got := decode[report.Sum](t, w.exec(t, p, "sum", dir))
 	want := map[string]string{}
 	for path, content := range m.files {
 		if rest, ok := strings.CutPrefix(path, folder); ok {
@@ -84,5 +80,46 @@ func (w *world) check(t *testing.T, p *corev1.Pod, dir string, m model, folder s
 	}
 	if seen != len(want) {
 		t.Errorf("%d files are as on the Hub; want %d", seen, len(want))
+	}
+}
+
+// asListed checks that m's files are those of the Hub's own listing: of LFS files it
+// says the SHA-256, of all others the name that git has for their content.
+func (w *world) asListed(t *testing.T, m model) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, w.hub.URL()+"/api/models/"+m.repo+"/tree/main?recursive=true", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var list []struct {
+		Type, Path, OID string
+		LFS             *struct{ OID string }
+	}
+	if err := json.NewDecoder(resp.Body).Decode(&list); err != nil || resp.StatusCode != http.StatusOK {
+		t.Fatalf("the Hub's listing of %s: %s: %v", m.repo, resp.Status, err)
+	}
+	files, lfs := 0, 0
+	for _, e := range list {
+		if e.Type != "file" {
+			continue
+		}
+		files++
+		content, ok := m.files[e.Path]
+		said, is := e.OID, fmt.Sprintf("%x", sha1.Sum(append(fmt.Appendf(nil, "blob %d\x00", len(content)), content...)))
+		if e.LFS != nil {
+			lfs++
+			said, is = e.LFS.OID, fmt.Sprintf("%x", sha256.Sum256(content))
+		}
+		if !ok || said != is {
+			t.Errorf("the Hub lists %s as %s; what was uploaded is %s", e.Path, said, is)
+		}
+	}
+	if files != len(m.files) || lfs == 0 {
+		t.Errorf("the Hub lists %d files, %d of them LFS; %d were uploaded", files, lfs, len(m.files))
 	}
 }

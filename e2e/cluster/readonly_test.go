@@ -30,6 +30,7 @@ import (
 // itself takes the flag off the mount.
 func TestNoPodChangesTheCache(t *testing.T) {
 	w := onNode(t)
+	still := w.mountsStay(t)
 	m := w.publish(t, hub.SmallModel)
 	ns := w.namespace(t)
 	volume, claim := inline(m.repo), w.claim(t, ns, m.repo)
@@ -73,6 +74,7 @@ func TestNoPodChangesTheCache(t *testing.T) {
 		w.remove(t, p, 10*time.Second)
 		w.noTraces(t, p, 10*time.Second)
 	})
+	still()
 }
 
 // TestAttackOnAReadOnlyBindIsSeen shows what TestNoPodChangesTheCache is worth: with

@@ -3,11 +3,7 @@ package cluster
 import (
 	"context"
 	"fmt"
-	"io"
-	"net"
-	"net/http"
 	"os"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -23,6 +19,7 @@ import (
 func TestKubeletRestartRepublishesFromMountinfoAlone(t *testing.T) {
 	w := onNode(t)
 	w.healthy(t)
+	still := w.mountsStay(t)
 	m := w.publish(t, hub.SmallModel)
 	volume := inline(m.repo)
 	ns := w.namespace(t)
@@ -47,26 +44,29 @@ func TestKubeletRestartRepublishesFromMountinfoAlone(t *testing.T) {
 	w.counted(t, before, publishedMounted, len(pods))
 	published := time.Now()
 	after := w.csiCounts(t)
-	for series, n := range after {
-		if strings.HasPrefix(series, publishes) && series != publishedMounted && n != before[series] {
-			t.Errorf("%s rose from %v to %v", series, before[series], n)
-		}
-	}
+	onlyRose(t, before, after, publishes, publishedMounted, len(pods))
 	took := (after[publishSecondsMounted] - before[publishSecondsMounted]) / float64(len(pods))
+	if took >= 1 {
+		t.Errorf("csi took %.1f s for each volume that was mounted already", took)
+	}
+	if late := published.Sub(registered); late > 5*time.Second {
+		t.Errorf("the volumes were published again %s after the driver was registered", late)
+	}
 	for _, p := range pods {
 		w.readsOn(t, p)
 		w.check(t, p, modelDir, m, "")
 	}
 	t.Logf("kubelet killed: a new one had registered the driver after %s, and %s later the volumes of %d running pods were published again, %.1f ms each by csi's clock; agent and Hub away, all read on",
-		registered.Sub(killed).Round(time.Millisecond), published.Sub(registered).Round(time.Millisecond), len(pods), 1000*took)
+		round(registered.Sub(killed)), round(published.Sub(registered)), len(pods), 1000*took)
 	gone := w.remove(t, pods[0], 10*time.Second)
-	t.Logf("a pod deleted now is gone after %s", gone.Round(time.Millisecond))
+	t.Logf("a pod deleted now is gone after %s", round(gone))
 
 	back()
 	for _, p := range pods {
 		w.remove(t, p, 30*time.Second)
 		w.noTraces(t, p, 30*time.Second)
 	}
+	still()
 }
 
 // TestNodeRebootLosesAndLeaksNoPin: after a power cut the node's mounts are gone, and
@@ -75,6 +75,7 @@ func TestKubeletRestartRepublishesFromMountinfoAlone(t *testing.T) {
 func TestNodeRebootLosesAndLeaksNoPin(t *testing.T) {
 	w := onNode(t)
 	w.healthy(t)
+	still := w.mountsStay(t)
 	m := w.publish(t, hub.LargeModel)
 	volume := inline(m.repo)
 	ns := w.namespace(t)
@@ -91,7 +92,7 @@ func TestNodeRebootLosesAndLeaksNoPin(t *testing.T) {
 		w.running(t, p, time.Minute)
 	}
 	w.check(t, stay[0], modelDir, m, "")
-	pins, traffic, boot := w.pinned(t), w.hub.Traffic(m.repo), w.bootID(t)
+	pins, boot := w.pinned(t), w.bootID(t)
 	w.stopHub(t)
 
 	if err := w.machine.PowerCut(); err != nil {
@@ -135,15 +136,18 @@ func TestNodeRebootLosesAndLeaksNoPin(t *testing.T) {
 			t.Errorf("the pin was lost, and made again: %s; was %s", pin, pins[target])
 		}
 	}
-	if since := w.hub.Traffic(m.repo).Since(traffic); since.Requests != 0 || since.Total() != 0 {
-		t.Errorf("since the reboot: %+v", since)
+	counts := w.agentCounts(t) // from nothing: this agent is the first since the reboot
+	onlyRose(t, nil, counts, acquires, acquiredHit, len(stay))
+	if counts[fetchedBytes] != 0 {
+		t.Errorf("%v bytes were fetched since the reboot", counts[fetchedBytes])
 	}
 	t.Logf("booted in %s; Ballast ready %s later; with the Hub stopped, containers ran again after: %s; nothing is left of two pods deleted meanwhile after %s",
-		booted.Sub(on).Round(time.Millisecond), ready.Sub(booted).Round(time.Millisecond), strings.Join(ran, ", "), clean.Sub(booted).Round(time.Millisecond))
+		round(booted.Sub(on)), round(ready.Sub(booted)), strings.Join(ran, ", "), round(clean.Sub(booted)))
 	for _, p := range stay {
 		w.remove(t, p, 30*time.Second)
 		w.noTraces(t, p, 10*time.Second)
 	}
+	still()
 }
 
 // restarted says what is missing until p's container runs for the second time.
@@ -180,50 +184,4 @@ func (w *world) bootID(t *testing.T) string {
 		t.Fatal(err)
 	}
 	return strings.TrimSpace(string(id))
-}
-
-// Series of csi's metrics. kubelet asks for NodeGetInfo once as it registers a driver.
-const (
-	publishes             = "ballast_csi_publish_seconds_count"
-	publishedMounted      = publishes + `{result="mounted"}`
-	publishSecondsMounted = `ballast_csi_publish_seconds_sum{result="mounted"}`
-	registrations         = `ballast_csi_operations_total{code="OK",method="NodeGetInfo"}`
-)
-
-// csiCounts are the CSI driver's metrics, by series.
-func (w *world) csiCounts(t *testing.T) map[string]float64 {
-	t.Helper()
-	socket := w.onDisk("/run/ballast-csi/http.sock")
-	transport := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, "unix", socket)
-	}}
-	resp, err := (&http.Client{Transport: transport, Timeout: 5 * time.Second}).Get("http://socket/metrics")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	said, err := io.ReadAll(resp.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	counts := map[string]float64{}
-	for line := range strings.Lines(string(said)) {
-		if i := strings.LastIndexByte(line, ' '); i > 0 && line[0] != '#' {
-			if n, err := strconv.ParseFloat(strings.TrimSpace(line[i:]), 64); err == nil {
-				counts[line[:i]] = n
-			}
-		}
-	}
-	return counts
-}
-
-// counted waits until a series is so much higher than it was.
-func (w *world) counted(t *testing.T, was map[string]float64, series string, more int) {
-	t.Helper()
-	eventually(t, time.Minute, func() string {
-		if n := w.csiCounts(t)[series]; n < was[series]+float64(more) {
-			return fmt.Sprintf("%s is %v, was %v", series, n, was[series])
-		}
-		return ""
-	})
 }
