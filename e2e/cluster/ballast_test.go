@@ -72,27 +72,41 @@ func (w *world) healthy(t *testing.T, was ...int) {
 // each again, and how long that took.
 func (w *world) kill(t *testing.T, parts ...string) time.Duration {
 	t.Helper()
-	was := map[string][]int{}
-	for _, name := range parts {
-		if was[name] = w.processes(t, name); len(was[name]) != 1 {
-			t.Fatalf("processes of the %s: %v; want one", name, was[name])
-		}
-	}
 	at := time.Now()
-	for _, pids := range was {
-		if err := syscall.Kill(pids[0], syscall.SIGKILL); err != nil {
+	w.replaced(t, w.end(t, parts...))
+	return time.Since(at)
+}
+
+// end kills parts of Ballast, as kill -9 does, and returns what their processes were.
+func (w *world) end(t *testing.T, parts ...string) (was map[string]int) {
+	t.Helper()
+	was = map[string]int{}
+	for _, name := range parts {
+		pids := w.processes(t, name)
+		if len(pids) != 1 {
+			t.Fatalf("processes of the %s: %v; want one", name, pids)
+		}
+		was[name] = pids[0]
+	}
+	for _, pid := range was {
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
 	}
+	return was
+}
+
+// replaced waits until kubelet has started each part of Ballast again.
+func (w *world) replaced(t *testing.T, was map[string]int) {
+	t.Helper()
 	for name, old := range was {
 		eventually(t, time.Minute, func() string {
-			if now := w.processes(t, name); len(now) != 1 || now[0] == old[0] {
+			if now := w.processes(t, name); len(now) != 1 || now[0] == old {
 				return fmt.Sprintf("processes of the %s: %v", name, now)
 			}
 			return ""
 		})
 	}
-	return time.Since(at)
 }
 
 // withoutAgent takes the agent from the node, until back is called or the test ends.

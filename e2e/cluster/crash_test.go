@@ -1,6 +1,8 @@
 package cluster
 
 import (
+	"fmt"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -13,6 +15,7 @@ import (
 func TestPodsReadOnWhenBallastIsKilled(t *testing.T) {
 	w := onNode(t)
 	w.healthy(t)
+	still := w.mountsStay(t)
 	m := w.publish(t, hub.LargeModel)
 	volume := inline(m.repo)
 	ns := w.namespace(t)
@@ -29,11 +32,12 @@ func TestPodsReadOnWhenBallastIsKilled(t *testing.T) {
 		unpublished := time.Now()
 		w.noTraces(t, other, 30*time.Second)
 		t.Logf("%s killed: a new process after %s; the pod beside reads on, %d rounds so far; one deleted then is gone after %s, its pin after %s more",
-			name, back.Round(time.Millisecond), rounds, gone.Round(time.Millisecond), time.Since(unpublished).Round(time.Millisecond))
+			name, round(back), rounds, round(gone), round(time.Since(unpublished)))
 	}
 	w.healthy(t)
 	w.remove(t, reader, 30*time.Second)
 	w.noTraces(t, reader, 10*time.Second)
+	still()
 }
 
 // TestPodsDeletedWhileTheAgentIsAwayTerminate: one that runs, and one that waits for
@@ -52,7 +56,7 @@ func TestPodsDeletedWhileTheAgentIsAwayTerminate(t *testing.T) {
 
 	waits := w.create(t, w.pod(ns, "waits", &volume))
 	starts := w.create(t, w.pod(ns, "starts", &volume))
-	time.Sleep(3 * time.Second) // both are at csi by then, which asks for the agent
+	w.held(t, 2)
 	waited := w.remove(t, waits, 10*time.Second)
 	ran := w.remove(t, runs, 10*time.Second)
 	eventually(t, 10*time.Second, func() string {
@@ -73,10 +77,35 @@ func TestPodsDeletedWhileTheAgentIsAwayTerminate(t *testing.T) {
 	started := time.Now()
 	w.noTraces(t, runs, 30*time.Second)
 	t.Logf("deleted without an agent: a pod that ran is gone after %s, one that waited after %s; with the agent back (%s until ready) a third that waited runs after %s, the pin is gone after %s",
-		ran.Round(time.Millisecond), waited.Round(time.Millisecond), ready.Sub(asked).Round(time.Millisecond),
-		max(0, started.Sub(ready)).Round(time.Millisecond), time.Since(ready).Round(time.Millisecond))
+		round(ran), round(waited), round(ready.Sub(asked)),
+		round(max(0, started.Sub(ready))), round(time.Since(ready)))
 	w.check(t, starts, modelDir, m, "")
 	w.noTraces(t, waits, 30*time.Second)
 	w.remove(t, starts, 30*time.Second)
 	w.noTraces(t, starts, 10*time.Second)
+}
+
+// held waits until csi holds so many calls of kubelet's, which makes a connection for
+// each.
+func (w *world) held(t *testing.T, calls int) {
+	t.Helper()
+	// Of kubelet's network namespace: an accepted socket is in that of who connected.
+	table := strings.TrimSuffix(w.machine.Root(), "root") + "net/unix"
+	eventually(t, 30*time.Second, func() string {
+		sockets, err := os.ReadFile(table)
+		if err != nil {
+			t.Fatal(err)
+		}
+		connected := 0
+		for line := range strings.Lines(string(sockets)) {
+			f := strings.Fields(line)
+			if len(f) == 8 && f[5] == "03" && f[7] == "/csi/csi.sock" { // SS_CONNECTED, at the path that csi listens on
+				connected++
+			}
+		}
+		if connected != calls {
+			return fmt.Sprintf("csi holds %d calls; want %d", connected, calls)
+		}
+		return ""
+	})
 }
