@@ -30,6 +30,7 @@ type life struct {
 	gone      time.Time
 }
 
+// watchLives watches until the process ends; ctx ends the wait for the API server.
 func watchLives(ctx context.Context, client kubernetes.Interface) (*lives, error) {
 	l := &lives{changed: make(chan struct{}), pods: map[types.UID]*life{}}
 	factory := informers.NewSharedInformerFactory(client, 0)
@@ -46,7 +47,7 @@ func watchLives(ctx context.Context, client kubernetes.Interface) (*lives, error
 	}); err != nil {
 		return nil, err
 	}
-	factory.Start(ctx.Done())
+	factory.Start(make(chan struct{}))
 	if !cache.WaitForCacheSync(ctx.Done(), informer.HasSynced) {
 		return nil, errors.New("the API server does not list pods")
 	}
@@ -84,7 +85,7 @@ func (l *lives) wait(t *testing.T, uid types.UID, limit time.Duration, what stri
 		if one.pod != nil {
 			name = one.pod.Namespace + "/" + one.pod.Name
 		}
-		t.Fatalf("pod %s is not %s after %s", name, what, limit)
+		t.Fatalf("pod %s is not %s after %s: %v", name, what, limit, err)
 	}
 	return one
 }
@@ -92,6 +93,7 @@ func (l *lives) wait(t *testing.T, uid types.UID, limit time.Duration, what stri
 func (l *lives) await(ctx context.Context, uid types.UID, limit time.Duration, wanted func(life) bool) (life, error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
+	defer context.AfterFunc(interrupted, cancel)()
 	for {
 		one, changed := l.get(uid)
 		if one.pod != nil && wanted(one) {

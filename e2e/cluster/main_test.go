@@ -12,7 +12,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"path/filepath"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sync/errgroup"
@@ -29,9 +31,17 @@ func TestMain(m *testing.M) {
 	node.Main(node.Run{Tests: m, Prepare: prepare, KeepLogs: "../../build/e2e-logs"})
 }
 
+// interrupted ends when the run is asked to, on a cluster that is there: nothing is
+// waited for any more, so all tests fail, and the cluster is left in order. A cluster of
+// our own ends with its processes.
+var interrupted = context.Background()
+
 // runOutside runs the tests on the cluster that KUBECONFIG names, and leaves it as it
-// was.
+// was (see leave).
 func runOutside(m *testing.M) int {
+	var stop context.CancelFunc
+	interrupted, stop = signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(interrupted, stop) // a second signal ends the process
 	w, err := shared()
 	code := 1
 	if err == nil {

@@ -24,11 +24,18 @@ const driver = "csi.ballast.dev"
 // modelDir is where pods mount their model.
 const modelDir = "/model"
 
+// The label of the scenarios' namespaces.
+const (
+	managedBy = "app.kubernetes.io/managed-by"
+	scenarios = "ballast-e2e"
+)
+
 // namespace makes a namespace for one scenario, which goes with it, and with it its
 // pods. A failed scenario prints its events first.
 func (w *world) namespace(t *testing.T) string {
 	t.Helper()
-	ns, err := w.client.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "e2e-"}}, metav1.CreateOptions{})
+	ns, err := w.client.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{
+		GenerateName: "e2e-", Labels: map[string]string{managedBy: scenarios}}}, metav1.CreateOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -141,37 +148,24 @@ func (w *world) started(t *testing.T, p *corev1.Pod) time.Time {
 // exec runs a command of the pod's image in p's container and returns what it said.
 func (w *world) exec(t *testing.T, p *corev1.Pod, args ...string) []byte {
 	t.Helper()
-	out, err := w.tryExec(t.Context(), p, args...)
-	if err != nil {
-		t.Fatalf("exec %q in %s: %v", args, p.Name, err)
-	}
-	return out
-}
-
-func (w *world) tryExec(ctx context.Context, p *corev1.Pod, args ...string) ([]byte, error) {
 	request := w.client.CoreV1().RESTClient().Post().Resource("pods").Namespace(p.Namespace).Name(p.Name).SubResource("exec").
 		VersionedParams(&corev1.PodExecOptions{Command: append([]string{"/pod"}, args...), Stdout: true, Stderr: true}, scheme.ParameterCodec)
 	executor, err := remotecommand.NewWebSocketExecutor(w.config, "GET", request.URL().String())
 	if err != nil {
-		return nil, err
+		t.Fatal(err)
 	}
 	var out, said bytes.Buffer
-	if err := executor.StreamWithContext(ctx, remotecommand.StreamOptions{Stdout: &out, Stderr: &said}); err != nil {
-		return out.Bytes(), fmt.Errorf("%w: %s", err, said.String())
+	if err := executor.StreamWithContext(t.Context(), remotecommand.StreamOptions{Stdout: &out, Stderr: &said}); err != nil {
+		t.Fatalf("exec %q in %s: %v: %s", args, p.Name, err, said.String())
 	}
-	return out.Bytes(), nil
+	return out.Bytes()
 }
 
 // messages are those of p's events, oldest first.
 func (w *world) messages(t *testing.T, p *corev1.Pod) []string {
 	t.Helper()
-	list, err := w.client.CoreV1().Events(p.Namespace).List(t.Context(), metav1.ListOptions{FieldSelector: "involvedObject.uid=" + string(p.UID)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	slices.SortFunc(list.Items, func(a, b corev1.Event) int { return a.LastTimestamp.Compare(b.LastTimestamp.Time) })
 	var texts []string
-	for _, e := range list.Items {
+	for _, e := range w.events(t, p) {
 		texts = append(texts, fmt.Sprintf("%s %s (%s, %d times): %s", e.Type, e.Reason, e.Source.Component, max(e.Count, 1), e.Message))
 	}
 	return texts
@@ -210,6 +204,8 @@ func eventually(t *testing.T, limit time.Duration, missing func() string) {
 		case <-time.After(50 * time.Millisecond):
 		case <-t.Context().Done():
 			t.Fatal(t.Context().Err())
+		case <-interrupted.Done():
+			t.Fatalf("interrupted: %s", m)
 		}
 	}
 }

@@ -34,7 +34,7 @@ type world struct {
 	hub        *hub.Hub
 	lives      *lives
 	machine    *node.Machine // nil on a cluster that was there before
-	cluster    *node.Cluster
+	deployed   bool          // Ballast is on the cluster, or a part of it
 }
 
 var shared = sync.OnceValues(start)
@@ -43,7 +43,7 @@ var shared = sync.OnceValues(start)
 func theWorld(t *testing.T) *world {
 	t.Helper()
 	w, err := shared()
-	if err != nil {
+	if err = errors.Join(err, interrupted.Err()); err != nil {
 		t.Fatal(err)
 	}
 	return w
@@ -60,7 +60,7 @@ func onNode(t *testing.T) *world {
 }
 
 func start() (*world, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(interrupted, 5*time.Minute)
 	defer cancel()
 	var w *world
 	var err error
@@ -79,7 +79,7 @@ func start() (*world, error) {
 	if w.client, err = kubernetes.NewForConfig(w.config); err != nil {
 		return w, err
 	}
-	if w.lives, err = watchLives(context.Background(), w.client); err != nil {
+	if w.lives, err = watchLives(ctx, w.client); err != nil {
 		return w, err
 	}
 	return w, w.deploy(ctx)
@@ -98,7 +98,7 @@ func newNode(ctx context.Context) (*world, error) {
 		return nil, err
 	}
 	w := &world{dir: dir, kubeconfig: cluster.Kubeconfig(), kubectl: tools.Kubectl(), image: registry + oldImage, podImage: oci.PodReference,
-		machine: cluster.Machine(), cluster: cluster}
+		machine: cluster.Machine()}
 	w.hub, err = startHub(dir, node.HostIP+":0")
 	return w, err
 }
@@ -120,15 +120,15 @@ func external(ctx context.Context) (*world, error) {
 			"KUBECONFIG the cluster, and BALLAST_E2E_HUB be IP:PORT of this machine as the cluster's pods reach it; " +
 			"its nodes need the pods' image too: make e2e-pod-image")
 	}
-	if err := w.run(ctx, "get", "csidriver", driver); err == nil {
-		return nil, fmt.Errorf("there is a CSIDriver %s on the cluster of KUBECONFIG: the scenarios would replace that Ballast; remove it first", driver)
-	}
-	// What an earlier run left in the nodes' caches is not this run's.
-	seeds.Store(uint64(time.Now().UnixNano()))
 	var err error
 	if w.dir, err = os.MkdirTemp("", "ballast-scenarios-"); err != nil {
 		return nil, err
 	}
+	if err := w.absent(ctx, "csidriver", driver); err != nil {
+		return w, err
+	}
+	// What an earlier run left in the nodes' caches is not this run's.
+	seeds.Store(uint64(time.Now().UnixNano()))
 	if err := errors.Join(os.Mkdir(filepath.Join(w.dir, "logs"), 0o755), hub.Build(ctx, filepath.Join(w.dir, "hfd"))); err != nil {
 		return w, err
 	}
@@ -136,11 +136,32 @@ func external(ctx context.Context) (*world, error) {
 	return w, err
 }
 
-// leave takes Ballast off a cluster that was there before.
+// absent returns an error unless the cluster certainly has none of what args name.
+func (w *world) absent(ctx context.Context, args ...string) error {
+	there, err := w.kubectlOutput(ctx, append([]string{"get", "--ignore-not-found", "-o", "name"}, args...)...)
+	if err != nil {
+		return fmt.Errorf("whether there is a Ballast on the cluster of KUBECONFIG cannot be told: %w", err)
+	}
+	if there != "" {
+		return fmt.Errorf("on the cluster of KUBECONFIG there is already:\n%sthe scenarios would replace that Ballast; remove it first", there)
+	}
+	return nil
+}
+
+// leave takes Ballast off a cluster that was there before, once the scenarios' pods,
+// which need it to end, are gone; what this run did not make it does not touch. What
+// stays are the directories on the nodes, the cache /var/lib/ballast among them: only a
+// pod could remove them.
 func (w *world) leave() error {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	defer cancel()
 	var err error
+	if w.deployed {
+		err = errors.Join(w.run(ctx, "wait", "--for=delete", "namespace", "-l", managedBy+"="+scenarios, "--timeout=2m"),
+			w.run(ctx, "delete", "--ignore-not-found", "-k", w.overlay()))
+	}
 	if w.hub != nil {
-		err = errors.Join(w.run(context.Background(), "delete", "--ignore-not-found", "-k", w.overlay()), w.hub.Close())
+		err = errors.Join(err, w.hub.Close())
 	}
 	return errors.Join(err, os.RemoveAll(w.dir))
 }
@@ -191,6 +212,12 @@ func (w *world) deploy(ctx context.Context) error {
 	if err := os.WriteFile(filepath.Join(dir, "kustomization.yaml"), fmt.Appendf(nil, overlay, relative, name, tag, w.hub.URL()), 0o644); err != nil {
 		return err
 	}
+	if w.machine == nil {
+		if err := w.absent(ctx, "-k", dir); err != nil {
+			return err
+		}
+	}
+	w.deployed = true
 	if err := w.run(ctx, "apply", "-k", dir); err != nil {
 		return err
 	}
@@ -218,7 +245,7 @@ func (w *world) run(ctx context.Context, args ...string) error {
 func (w *world) kubectlOutput(ctx context.Context, args ...string) (string, error) {
 	words := append(append([]string{}, w.kubectl...), args...)
 	cmd := exec.CommandContext(ctx, words[0], words[1:]...)
-	cmd.Env = append(os.Environ(), "KUBECONFIG="+w.kubeconfig)
+	cmd.Env = append(os.Environ(), "KUBECONFIG="+w.kubeconfig, "KUBECACHEDIR="+filepath.Join(w.dir, "kubectl"))
 	var out, said bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &said
 	if err := cmd.Run(); err != nil {
