@@ -53,7 +53,7 @@ func TestFlippedBitIsNeverMounted(t *testing.T) {
 				}
 				times[n]++
 			}
-			t.Logf("%s\nfiles by how often each was sent: %v; running %s after the source was clean", said, times, started.Sub(clean).Round(time.Millisecond))
+			t.Logf("%s\nfiles by how often each was sent: %v; running %s after the source was clean", said, times, round(started.Sub(clean)))
 			w.remove(t, p, 30*time.Second)
 			w.noTraces(t, p, 10*time.Second)
 		})

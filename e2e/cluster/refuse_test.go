@@ -77,7 +77,7 @@ func TestRefusalsSayWhatToDo(t *testing.T) {
 			t.Errorf("left in the cache: %s: %s", path, state)
 		}
 	}
-	t.Logf("%d refusals, nothing kept of them; the last pod was gone %s after it was deleted", len(cases), slowest.Round(time.Millisecond))
+	t.Logf("%d refusals, nothing kept of them; the last pod was gone %s after it was deleted", len(cases), round(slowest))
 }
 
 // TestPrivateRepositoryIsForThoseWhoMayReadIt: also when its bytes are on the node.

@@ -66,7 +66,7 @@ func TestFullDiskIsWaitedFor(t *testing.T) {
 	if left := w.unfinished(t); len(left) > 0 {
 		t.Errorf("left: %v", left)
 	}
-	t.Logf("a waiting pod was gone %s after it was deleted; the other ran %s after there was room", gone.Round(time.Millisecond), started.Sub(room).Round(time.Millisecond))
+	t.Logf("a waiting pod was gone %s after it was deleted; the other ran %s after there was room", round(gone), round(started.Sub(room)))
 	for _, p := range []*corev1.Pod{stays, late} {
 		w.remove(t, p, 30*time.Second)
 		w.noTraces(t, p, 10*time.Second)

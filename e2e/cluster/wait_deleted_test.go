@@ -19,18 +19,13 @@ const goneWithin = 10 * time.Second
 func TestPodDeletedWhileItWaitsIsGoneAndTheOthersGoOn(t *testing.T) {
 	w := theWorld(t)
 	t.Parallel()
-	m := w.publish(t, hub.LargeModel)
-	w.hub.Throttle(m.repo, m.bytes()/600)
-	ns := w.namespace(t)
-	volume := inline(m.repo)
-	first := w.create(t, w.pod(ns, "first", &volume))
-	retried := w.create(t, w.pod(ns, "retried", &volume))
-	stays := w.create(t, w.pod(ns, "stays", &volume))
+	m, pods := w.slowly(t, 10*time.Minute, "first", "retried", "stays")
+	first, retried, stays := pods[0], pods[1], pods[2]
 	w.sending(t, m)
 
 	w.removeWaiting(t, first, "its first call")
 	w.eventOf(t, retried, heldCall+15*time.Second, "FailedMount", "Aborted", "% of ")
-	time.Sleep(3 * time.Second) // kubelet calls again after half a second
+	time.Sleep(3 * time.Second) // kubelet calls again after half a second; removeWaiting sees whether it did
 	w.removeWaiting(t, retried, "a later call")
 
 	one, _ := w.lives.get(stays.UID)
@@ -50,11 +45,7 @@ func TestPodDeletedWhileItWaitsIsGoneAndTheOthersGoOn(t *testing.T) {
 func TestDownloadEndsWithItsLastWaiter(t *testing.T) {
 	w := theWorld(t)
 	t.Parallel()
-	m := w.publish(t, hub.LargeModel)
-	w.hub.Throttle(m.repo, m.bytes()/600)
-	ns := w.namespace(t)
-	volume := inline(m.repo)
-	pods := []*corev1.Pod{w.create(t, w.pod(ns, "one", &volume)), w.create(t, w.pod(ns, "other", &volume))}
+	m, pods := w.slowly(t, 10*time.Minute, "one", "other")
 	w.sending(t, m)
 	w.removeWaiting(t, pods[0], "its first call")
 	w.sending(t, m)
@@ -69,7 +60,24 @@ func TestDownloadEndsWithItsLastWaiter(t *testing.T) {
 		}
 		return ""
 	})
-	t.Logf("the last byte left the Hub %s after the last pod was deleted", round(last.Sub(deleted)))
+	when := "after"
+	if last.Before(deleted) {
+		when = "before"
+	}
+	t.Logf("the last byte left the Hub %s %s the last pod was deleted", round(last.Sub(deleted).Abs()), when)
+}
+
+// slowly has pods of these names wait for one model, which takes so long to come.
+func (w *world) slowly(t *testing.T, takes time.Duration, names ...string) (m model, pods []*corev1.Pod) {
+	t.Helper()
+	m = w.publish(t, hub.LargeModel)
+	w.hub.Throttle(m.repo, m.bytes()/int64(takes.Seconds()))
+	ns := w.namespace(t)
+	volume := inline(m.repo)
+	for _, name := range names {
+		pods = append(pods, w.create(t, w.pod(ns, name, &volume)))
+	}
+	return m, pods
 }
 
 // sending waits until the Hub has sent content of m, and sends more.

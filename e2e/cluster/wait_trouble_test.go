@@ -30,11 +30,8 @@ func TestPodStartsThoughTheHubCutsConnections(t *testing.T) {
 func TestPodStartsThoughTheHubStalls(t *testing.T) {
 	w := theWorld(t)
 	t.Parallel()
-	m := w.publish(t, hub.LargeModel)
-	w.hub.Throttle(m.repo, m.bytes()/20)
-	ns := w.namespace(t)
-	volume := inline(m.repo)
-	p := w.create(t, w.pod(ns, "stalled", &volume))
+	m, pods := w.slowly(t, 20*time.Second, "stalled")
+	p := pods[0]
 	w.sendsShare(t, m, 4)
 	release := w.hub.Stall(m.repo)
 	defer release()
@@ -52,11 +49,8 @@ func TestPodStartsThoughTheHubStalls(t *testing.T) {
 func TestPodWaitsOutARateLimit(t *testing.T) {
 	w := theWorld(t)
 	t.Parallel()
-	m := w.publish(t, hub.LargeModel)
-	w.hub.Throttle(m.repo, m.bytes()/20)
-	ns := w.namespace(t)
-	volume := inline(m.repo)
-	p := w.create(t, w.pod(ns, "limited", &volume))
+	m, pods := w.slowly(t, 20*time.Second, "limited")
+	p := pods[0]
 	w.sendsShare(t, m, 4)
 	const limit = 25 * time.Second
 	mended := time.Now().Add(limit)

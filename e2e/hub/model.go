@@ -16,7 +16,7 @@ type Model struct {
 	Small   int   // number of JSON files of some hundred bytes, most in sub-folders
 }
 
-// LargeModel is one of 300 files, 110 MB together, the largest of more than five
+// LargeModel is one of 300 files, 101 MB together, the largest of more than five
 // Pieces.
 func LargeModel(seed uint64) Model {
 	return Model{Seed: seed, Weights: []int{5*fetcher.PieceSize + 54321, fetcher.PieceSize + 1, 70001}, Small: 292}
