@@ -52,11 +52,11 @@ e2e-pod-image:
 e2e: $(if $(BALLAST_E2E_IMAGE),,e2e-node) e2e-scenarios
 
 e2e-scenarios:
-	cd e2e && go test -v -count=1 -timeout 40m -parallel 16 -run '$(E2E)' ./cluster
+	cd e2e && go test -v -count=1 -timeout 30m -parallel 16 -run '$(E2E)' ./cluster
 
 # That node by itself: it starts, and leaves nothing behind.
 e2e-node:
-	cd e2e && go test -v -count=1 -timeout 60m ./node
+	cd e2e && go test -v -count=1 -timeout 45m ./node
 
 # build/ballast-image.tar, an OCI layout for linux/amd64 and linux/arm64.
 image:
