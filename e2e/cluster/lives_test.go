@@ -85,7 +85,7 @@ func (l *lives) wait(t *testing.T, uid types.UID, limit time.Duration, what stri
 		if one.pod != nil {
 			name = one.pod.Namespace + "/" + one.pod.Name
 		}
-		t.Fatalf("pod %s is not %s after %s: %v", name, what, limit, err)
+		t.Fatalf("pod %s is not %s within %s: %v", name, what, limit, err)
 	}
 	return one
 }

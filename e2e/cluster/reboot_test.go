@@ -92,26 +92,17 @@ func TestNodeRebootLosesAndLeaksNoPin(t *testing.T) {
 		w.running(t, p, time.Minute)
 	}
 	w.check(t, stay[0], modelDir, m, "")
-	pins, boot := w.pinned(t), w.bootID(t)
+	pins := w.pinned(t)
 	w.stopHub(t)
 
-	if err := w.machine.PowerCut(); err != nil {
-		t.Fatal(err)
-	}
-	now := int64(0)
-	for p, options := range map[*corev1.Pod]metav1.DeleteOptions{deleted: {}, forced: {GracePeriodSeconds: &now}} {
-		if err := w.client.CoreV1().Pods(ns).Delete(t.Context(), p.Name, options); err != nil {
-			t.Error(err)
+	on, booted := w.reboot(t, func() {
+		now := int64(0)
+		for p, options := range map[*corev1.Pod]metav1.DeleteOptions{deleted: {}, forced: {GracePeriodSeconds: &now}} {
+			if err := w.client.CoreV1().Pods(ns).Delete(t.Context(), p.Name, options); err != nil {
+				t.Error(err)
+			}
 		}
-	}
-	on := time.Now()
-	if err := w.machine.PowerOn(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	booted := time.Now()
-	if id := w.bootID(t); id == boot {
-		t.Errorf("the boot id is still %s: this was no reboot", id)
-	}
+	})
 	for _, p := range stay {
 		if !exists(w.onDisk("/var/lib/kubelet/pods/" + string(p.UID))) {
 			t.Errorf("kubelet's directory of %s is gone", p.Name)
@@ -148,6 +139,26 @@ func TestNodeRebootLosesAndLeaksNoPin(t *testing.T) {
 		w.noTraces(t, p, 10*time.Second)
 	}
 	still()
+}
+
+// reboot cuts the machine's power, and switches it on after meanwhile. It returns when
+// that was, and when the machine was up.
+func (w *world) reboot(t *testing.T, meanwhile func()) (on, booted time.Time) {
+	t.Helper()
+	boot := w.bootID(t)
+	if err := w.machine.PowerCut(); err != nil {
+		t.Fatal(err)
+	}
+	meanwhile()
+	on = time.Now()
+	if err := w.machine.PowerOn(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	booted = time.Now()
+	if id := w.bootID(t); id == boot {
+		t.Errorf("the boot id is still %s: this was no reboot", id)
+	}
+	return on, booted
 }
 
 // restarted says what is missing until p's container runs for the second time.
