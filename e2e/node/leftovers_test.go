@@ -52,6 +52,7 @@ func TestRunLeavesNothing(t *testing.T) {
 	}{
 		{"that ends well", "end", 0, 0},
 		{"that fails", "fail", 0, 1},
+		{"that reboots its node", "reboot", 0, 0},
 		{"that is interrupted", "wait", syscall.SIGINT, 1},
 		{"that is terminated", "wait", syscall.SIGTERM, 1},
 	} {

@@ -5,17 +5,22 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // cacheDiskBytes is the size of the disk that the machine has at /var/lib/ballast: a
 // file system of its own, so that it can be filled.
 const cacheDiskBytes = 8 << 30
+
+// cable is the interface whose other end is the machine's eth0.
+const cable = "node1"
 
 // Machine is the node: a disk that stays, and while the power is on, an init process
 // with containerd, kubelet and the pods below it.
@@ -46,7 +51,7 @@ func (m *Machine) PowerOn(ctx context.Context) error {
 	if err := writeNode(m.cluster.dir, m.cluster.tools, m.sandbox); err != nil {
 		return err
 	}
-	cable, plug, err := os.Pipe()
+	waits, plug, err := os.Pipe()
 	if err != nil {
 		return err
 	}
@@ -57,9 +62,9 @@ func (m *Machine) PowerOn(ctx context.Context) error {
 	}
 	defer out.Close()
 	cmd := again(context.WithoutCancel(ctx), "machine", m.cluster.dir, syscall.CLONE_NEWNET)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = cable, out, out
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = waits, out, out
 	m.init, err = begin("machine", cmd)
-	cable.Close()
+	waits.Close()
 	if err != nil {
 		return err
 	}
@@ -67,8 +72,8 @@ func (m *Machine) PowerOn(ctx context.Context) error {
 		return err
 	}
 	// The cable: one end on the bridge, the other is the machine's eth0.
-	if err := run(fmt.Sprintf("ip link add node1 type veth peer name eth0 netns %d", cmd.Process.Pid),
-		"ip link set node1 master ballast0", "ip link set node1 up"); err != nil {
+	if err := run(fmt.Sprintf("ip link add %s type veth peer name eth0 netns %d", cable, cmd.Process.Pid),
+		"ip link set "+cable+" master ballast0", "ip link set "+cable+" up"); err != nil {
 		return err
 	}
 	if _, err := io.WriteString(plug, "plugged in\n"); err != nil {
@@ -95,7 +100,20 @@ func (m *Machine) PowerCut() error {
 	}
 	m.init.stop()
 	m.init = nil
-	return removeCgroups(filepath.Base(m.cluster.dir))
+	return errors.Join(unplug(), removeCgroups(filepath.Base(m.cluster.dir)))
+}
+
+// unplug removes the cable. The kernel does so too, with the machine's network
+// namespace, but some time after the last process.
+func unplug() error {
+	for range 100 {
+		_ = exec.Command("ip", "link", "del", cable).Run() // the kernel may be faster
+		if _, err := net.InterfaceByName(cable); err != nil {
+			return nil
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	return fmt.Errorf("interface %s is still there", cable)
 }
 
 // Root is the path of the machine's root directory, as seen from inside: one that is not

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -43,6 +44,13 @@ func (how aRun) Run() int {
 		select {}
 	case "fail":
 		return 1
+	case "reboot":
+		for range 5 {
+			if err := errors.Join(c.Machine().PowerCut(), c.Machine().PowerOn(context.Background())); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				return 1
+			}
+		}
 	}
 	return 0
 }
