@@ -41,6 +41,7 @@ func TestPersistentVolumeIsMountedOnceItsRepositoryIsThere(t *testing.T) {
 	w := theWorld(t)
 	ns := w.namespace(t)
 	m := model{repo: "org/claimed-later", files: hub.SmallModel(seeds.Add(1)).Files()}
+	w.hub.Private(m.repo) // an upload makes an empty repository first, which is none yet
 	claimed := w.claim(t, ns, m.repo)
 	one := w.create(t, w.pod(ns, "one", &claimed))
 	two := w.create(t, w.pod(ns, "two", &claimed))
@@ -56,6 +57,7 @@ func TestPersistentVolumeIsMountedOnceItsRepositoryIsThere(t *testing.T) {
 	w.noTraces(t, leaves, 10*time.Second)
 
 	m = w.upload(t, m)
+	w.hub.Public(m.repo)
 	there := time.Now()
 	var after []time.Duration
 	for _, p := range []*corev1.Pod{one, two} {

@@ -62,7 +62,7 @@ func TestRollingBallastLosesNothing(t *testing.T) {
 	if finished == 0 || finished == size {
 		t.Errorf("the old agent had finished %d bytes of %d: nothing is shown", finished, size)
 	}
-	if again != size-finished {
+	if !onlyUnfinished(again, size-finished) {
 		t.Errorf("%d bytes left the Hub after the roll; want the %d that the old agent had not finished", again, size-finished)
 	}
 	rounds := w.readsOn(t, reader)
@@ -111,7 +111,7 @@ func TestKilledDownloadGoesOn(t *testing.T) {
 	if done == 0 || done == size {
 		t.Errorf("%d bytes of %d were finished: nothing is shown", done, size)
 	}
-	if again != size-done {
+	if !onlyUnfinished(again, size-done) {
 		t.Errorf("%d bytes left the Hub after the kill; want the %d that were not finished", again, size-done)
 	}
 	w.check(t, waits, modelDir, m, "")
@@ -142,6 +142,13 @@ func (w *world) halfWay(t *testing.T, ns string) (model, *corev1.Pod) {
 		return ""
 	})
 	return m, waits
+}
+
+// onlyUnfinished reports whether what left the Hub is what was unfinished. To each of the
+// old agent's 8 connections the Hub may write one more buffer of 32 KiB before it learns
+// that nobody reads: all together is far less than a Piece.
+func onlyUnfinished(sent, unfinished int64) bool {
+	return sent >= unfinished && sent <= unfinished+8*32<<10
 }
 
 // setImage has both DaemonSets run another image.
