@@ -23,8 +23,9 @@ type stuck struct{ file fetcher.File }
 
 func (stuck) Name() string { return "stuck" }
 
-func (s stuck) Resolve(context.Context, fetcher.Repo, fetcher.Ref, fetcher.Secret) (fetcher.Commit, error) {
-	return fetcher.ParseCommit(strings.Repeat("a", 40))
+func (s stuck) Resolve(context.Context, fetcher.Repo, fetcher.Ref, fetcher.Secret) (fetcher.Resolution, error) {
+	commit, err := fetcher.ParseCommit(strings.Repeat("a", 40))
+	return fetcher.Resolution{Commit: commit}, err
 }
 
 func (s stuck) Manifest(_ context.Context, rev fetcher.Revision, _ fetcher.Secret) (*fetcher.Manifest, error) {
@@ -161,9 +162,9 @@ type slow struct {
 	answer chan error
 }
 
-func (s slow) Resolve(context.Context, fetcher.Repo, fetcher.Ref, fetcher.Secret) (fetcher.Commit, error) {
+func (s slow) Resolve(context.Context, fetcher.Repo, fetcher.Ref, fetcher.Secret) (fetcher.Resolution, error) {
 	s.asked <- struct{}{}
-	return fetcher.Commit{}, <-s.answer
+	return fetcher.Resolution{}, <-s.answer
 }
 
 func TestThoseWhoAskTheSameShareOneAnswer(t *testing.T) {
@@ -278,7 +279,7 @@ func TestAQuestionEndsAtLast(t *testing.T) {
 // slowly is an Authority that never answers.
 type slowly struct{ stuck }
 
-func (slowly) Resolve(ctx context.Context, _ fetcher.Repo, _ fetcher.Ref, _ fetcher.Secret) (fetcher.Commit, error) {
+func (slowly) Resolve(ctx context.Context, _ fetcher.Repo, _ fetcher.Ref, _ fetcher.Secret) (fetcher.Resolution, error) {
 	<-ctx.Done()
-	return fetcher.Commit{}, ctx.Err()
+	return fetcher.Resolution{}, ctx.Err()
 }

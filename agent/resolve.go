@@ -53,7 +53,7 @@ func (a *Agent) authorise(ctx context.Context, req Request) (grant, error) {
 			anonymous.Token = fetcher.Secret{}
 			a.question(anonymous, known) // so that no pod waits when the proof has ended
 		}
-		return a.grant(req, known.manifest, known.public, "")
+		return a.grant(ctx, req, known.manifest, known.public, "")
 	}
 	q := a.question(req, known)
 	select {
@@ -62,7 +62,7 @@ func (a *Agent) authorise(ctx context.Context, req Request) (grant, error) {
 		return grant{}, ctx.Err()
 	}
 	if q.err == nil {
-		return a.grant(req, q.manifest, q.public, "")
+		return a.grant(ctx, req, q.manifest, q.public, "")
 	}
 	if !fetcher.Unreachable(q.err) {
 		return grant{}, q.err
@@ -74,7 +74,7 @@ func (a *Agent) authorise(ctx context.Context, req Request) (grant, error) {
 		if _, pinned := req.Ref.Commit(); pinned {
 			notice = fmt.Sprintf("%s could not be reached; access was proved earlier", a.cfg.Authority.Name())
 		}
-		return a.grant(req, known.manifest, known.public, notice)
+		return a.grant(ctx, req, known.manifest, known.public, notice)
 	}
 	return grant{}, q.err
 }
@@ -113,8 +113,11 @@ func (a *Agent) question(req Request, known knowledge) *question {
 	return q
 }
 
-func (a *Agent) grant(req Request, m *fetcher.Manifest, public bool, notice string) (grant, error) {
-	sel := m.Select(req.Filter)
+func (a *Agent) grant(ctx context.Context, req Request, m *fetcher.Manifest, public bool, notice string) (grant, error) {
+	sel, err := m.Select(ctx, req.Filter)
+	if err != nil {
+		return grant{}, err
+	}
 	if len(sel.Files) == 0 {
 		return grant{}, fmt.Errorf("%s: %w of its %d", m.Revision, ErrNothingSelected, len(m.Files))
 	}
@@ -238,9 +241,11 @@ func (a *Agent) prove(ctx context.Context, req Request, m *fetcher.Manifest, cre
 	if m == nil {
 		commit, pinned := ref.Commit()
 		if !pinned {
-			if commit, err = authority.Resolve(ctx, req.Repo, ref, cred); err != nil {
+			resolved, err := authority.Resolve(ctx, req.Repo, ref, cred)
+			if err != nil {
 				return nil, proved, err
 			}
+			commit = resolved.Commit
 		}
 		if m, err = authority.Manifest(ctx, fetcher.Revision{Repo: req.Repo, Commit: commit}, cred); err != nil {
 			return nil, proved, err
@@ -255,9 +260,11 @@ func (a *Agent) prove(ctx context.Context, req Request, m *fetcher.Manifest, cre
 	}
 	commit := proof.Commit
 	if commit.IsZero() { // not told
-		if commit, err = authority.Resolve(ctx, req.Repo, ref, cred); err != nil {
+		resolved, err := authority.Resolve(ctx, req.Repo, ref, cred)
+		if err != nil {
 			return nil, proved, err
 		}
+		commit = resolved.Commit
 	}
 	told := proof.Digest.Algorithm() == file.Digest.Algorithm() && !proof.Digest.IsZero()
 	switch same := commit == m.Revision.Commit; {

@@ -99,7 +99,7 @@ func TestAHubOfOtherHandsIsFetchedIntoTheStore(t *testing.T) {
 			uploaded := upload(t, h, k.Repo, k.Type, files)
 			repo := must(fetcher.ParseRepo(name))(t)
 			s, client := storetest.Open(t), hubClient(t, h.URL())
-			commit := must(client.Resolve(t.Context(), repo, must(fetcher.ParseRef("main"))(t), fetcher.Secret{}))(t)
+			commit := must(client.Resolve(t.Context(), repo, must(fetcher.ParseRef("main"))(t), fetcher.Secret{}))(t).Commit
 			if commit != uploaded {
 				t.Fatalf("main is %s; the upload made %s", commit, uploaded)
 			}

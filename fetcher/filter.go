@@ -76,10 +76,7 @@ func splitPatterns(joined string) []string {
 	return strings.Split(joined, "\n")
 }
 
-// Match reports whether f lets p through. For many paths, Matcher is quicker.
-func (f Filter) Match(p Path) bool { return f.Matcher()(p) }
-
-// Matcher returns Match with f's patterns parsed once.
+// Matcher returns a function that reports whether f lets a path through.
 func (f Filter) Matcher() func(Path) bool {
 	include, exclude := parsePatterns(f.Include()), parsePatterns(f.Exclude())
 	return func(p Path) bool {

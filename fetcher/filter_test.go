@@ -1,7 +1,9 @@
 package fetcher_test
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -33,8 +35,8 @@ func TestFilterAgreesWithHuggingfaceHub(t *testing.T) {
 		}
 		for i, s := range table.Paths {
 			p := pathOf(t, s)
-			if got := include.Match(p); got != (want[i] == '1') || exclude.Match(p) == got {
-				t.Errorf("%q includes %q: %v, excludes it: %v", pattern, s, got, !exclude.Match(p))
+			if got := include.Matcher()(p); got != (want[i] == '1') || exclude.Matcher()(p) == got {
+				t.Errorf("%q includes %q: %v, excludes it: %v", pattern, s, got, !exclude.Matcher()(p))
 			}
 		}
 	}
@@ -55,7 +57,7 @@ func TestFilterCombinesPatternsAndIsComparable(t *testing.T) {
 		t.Fatal(err)
 	}
 	for s, want := range map[string]bool{"a.json": true, "x/y.json": true, "onnx/m": true, "onnx/old.json": false, "b.bin": false} {
-		if f.Match(pathOf(t, s)) != want {
+		if f.Matcher()(pathOf(t, s)) != want {
 			t.Errorf("%s: %v", s, !want)
 		}
 	}
@@ -64,7 +66,7 @@ func TestFilterCombinesPatternsAndIsComparable(t *testing.T) {
 	if f != same || f == other || !slices.Equal(f.Include(), []string{"*.json", "onnx/*"}) || !slices.Equal(f.Exclude(), []string{"onnx/old*"}) {
 		t.Errorf("%q %q", f.Include(), f.Exclude())
 	}
-	if none := (fetcher.Filter{}); !none.Match(pathOf(t, "any/thing")) || none.Include() != nil {
+	if none := (fetcher.Filter{}); !none.Matcher()(pathOf(t, "any/thing")) || none.Include() != nil {
 		t.Error("the zero Filter is not open")
 	}
 }
@@ -119,11 +121,29 @@ func TestHostilePatternsAreQuick(t *testing.T) {
 	for _, part := range []string{strings.Repeat("a", 200) + "/", "[/"} {
 		p := pathOf(t, strings.TrimSuffix(strings.Repeat(part, 3000/len(part)), "/"))
 		for range 30 {
-			f.Match(p)
+			f.Matcher()(p)
 		}
 	}
 	if d := time.Since(began); d > 10*time.Second {
 		t.Errorf("it took %s", d)
+	}
+}
+
+// A listing of the most files there may be, with the longest paths, and the worst Filter.
+func TestSelectEndsWithItsContext(t *testing.T) {
+	filter, err := fetcher.NewFilter([]string{strings.Repeat("*a", 500) + "b"}, []string{strings.Repeat("*a", 499) + "c", strings.Repeat("*a", 498) + "d"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := fileOf(t, strings.TrimSuffix(strings.Repeat(strings.Repeat("a", 255)+"/", 12), "/"), nil)
+	m := &fetcher.Manifest{Revision: testRevision, Authority: "hub", Files: slices.Repeat([]fetcher.File{f}, fetcher.MaxFiles)}
+	because := errors.New("nobody waits any more")
+	ctx, cancel := context.WithTimeoutCause(t.Context(), 100*time.Millisecond, because)
+	defer cancel()
+	began := time.Now()
+	sel, err := m.Select(ctx, filter)
+	if took := time.Since(began); !errors.Is(err, because) || sel != nil || !strings.Contains(err.Error(), "org/name@") || took > 5*time.Second {
+		t.Errorf("after %s: %v", took, err)
 	}
 }
 
@@ -141,13 +161,13 @@ func FuzzFilter(f *testing.F) {
 			return
 		}
 		exclude, err := fetcher.NewFilter(nil, []string{pattern})
-		if err != nil || include.Match(p) == exclude.Match(p) {
+		if err != nil || include.Matcher()(p) == exclude.Matcher()(p) {
 			t.Errorf("%q and %q: %v", pattern, path, err)
 		}
 		if again, err := fetcher.NewFilter(include.Include(), nil); err != nil || again != include {
 			t.Errorf("%q is not stable: %v", pattern, err)
 		}
-		if !strings.ContainsAny(pattern, `*?[\/`) && include.Match(p) != (pattern == strings.ReplaceAll(path, `\`, "/")) {
+		if !strings.ContainsAny(pattern, `*?[\/`) && include.Matcher()(p) != (pattern == strings.ReplaceAll(path, `\`, "/")) {
 			t.Errorf("%q without wildcards and %q", pattern, path)
 		}
 	})

@@ -1,6 +1,7 @@
 package fetcher
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -158,16 +159,20 @@ func (m *Manifest) checkDirectories() error {
 	return nil
 }
 
-// Select returns m with only the files that keep lets through.
-func (m *Manifest) Select(keep Filter) *Manifest {
+// Select returns m with only the files that keep lets through. It ends with ctx: the
+// worst Filter takes some 50 ms for the longest path, and there may be MaxFiles.
+func (m *Manifest) Select(ctx context.Context, keep Filter) (*Manifest, error) {
 	sel := &Manifest{Revision: m.Revision, Authority: m.Authority}
 	match := keep.Matcher()
 	for _, f := range m.Files {
+		if ctx.Err() != nil {
+			return nil, fmt.Errorf("select files of %s: %w", m.Revision, context.Cause(ctx))
+		}
 		if match(f.Path) {
 			sel.Files = append(sel.Files, f)
 		}
 	}
-	return sel
+	return sel, nil
 }
 
 // Bytes returns the sum of the files' sizes, each Digest counted once.

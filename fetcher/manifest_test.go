@@ -33,8 +33,8 @@ func TestNewManifestSortsAndCounts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if sel := m.Select(keep); len(sel.Files) != 2 || sel.Revision != m.Revision || sel.Authority != "hub" || len(m.Files) != 4 || sel.Check() != nil {
-		t.Errorf("%+v", sel)
+	if sel, err := m.Select(t.Context(), keep); err != nil || len(sel.Files) != 2 || sel.Revision != m.Revision || sel.Authority != "hub" || len(m.Files) != 4 || sel.Check() != nil {
+		t.Errorf("%+v, %v", sel, err)
 	}
 	text, err := json.Marshal(m)
 	var again fetcher.Manifest

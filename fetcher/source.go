@@ -49,14 +49,22 @@ type Object interface {
 type Authority interface {
 	// Name is recorded with what this Authority said: "hub".
 	Name() string
-	// Resolve returns the commit that ref names now. Its answer proves no access
-	// to content.
-	Resolve(ctx context.Context, repo Repo, ref Ref, cred Secret) (Commit, error)
+	// Resolve says what ref names now. Its answer proves no access to content.
+	Resolve(ctx context.Context, repo Repo, ref Ref, cred Secret) (Resolution, error)
 	// Manifest lists every file of rev. Its answer proves no access to content.
 	Manifest(ctx context.Context, rev Revision, cred Secret) (*Manifest, error)
 	// Prove shows that cred may read the content of path at ref, and says what
 	// it saw. With a zero path it proves access to the repository as a whole.
 	Prove(ctx context.Context, repo Repo, ref Ref, path Path, cred Secret) (Proof, error)
+}
+
+// Resolution is what a Ref of a Repo names at one moment.
+type Resolution struct {
+	Commit Commit
+	// RepoID is the Authority's own name for the repository, which no other one
+	// ever gets, not even one registered later under the same name: 1 to 64 of
+	// [0-9A-Za-z_-]. "" if the Authority tells none.
+	RepoID string
 }
 
 // Proof is what an Authority showed while it let a credential read a file.

@@ -21,7 +21,7 @@ func TestThisModulesOwnClientReadsACacheAsItReadsTheHub(t *testing.T) {
 	main := must(fetcher.ParseRef("main"))(t)
 	anyone := fetcher.Secret{}
 	for _, repo := range repos {
-		got := must(client.Resolve(t.Context(), repo, main, anyone))(t)
+		got := must(client.Resolve(t.Context(), repo, main, anyone))(t).Commit
 		if got.String() != commit {
 			t.Errorf("%s: main is %s", repo, got)
 		}

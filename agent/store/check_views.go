@@ -1,6 +1,7 @@
 package store
 
 import (
+	"context"
 	"io/fs"
 	"maps"
 	"os"
@@ -52,8 +53,11 @@ func (c *checker) checkViewRecord(path string, rec viewRecord) {
 		return
 	}
 	m, err := readManifest(c.path(manifestsDir, string(rec.Revision.Repo.Kind()), rec.Revision.Repo.Flat(), rec.Revision.Commit.String()+".json"), rec.Revision)
-	if err == nil && !slices.Equal(m.Select(k.Filter).Files, rec.Files) {
-		c.wrong(path, "its files are not those that its filter selects of the manifest")
+	if err == nil {
+		selected, err := m.Select(context.Background(), k.Filter)
+		if !c.failed(path, err) && !slices.Equal(selected.Files, rec.Files) {
+			c.wrong(path, "its files are not those that its filter selects of the manifest")
+		}
 	}
 	inside, err := os.ReadDir(path)
 	c.failed(path, err)

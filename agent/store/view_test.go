@@ -174,7 +174,11 @@ func TestViewsOfDifferentThingsHaveDifferentIDsAndOfTheSameThingTheSame(t *testi
 		{store.ViewKey{Revision: two.Revision, Layout: store.Snapshot}, two, "9"},
 		{store.ViewKey{Revision: data.Revision, Layout: store.Snapshot}, data, "10"},
 	} {
-		id := mustView(t, s, k.ViewKey, k.m.Select(k.Filter), volume(fmt.Sprint(k.ViewKey))).ID
+		selected, err := k.m.Select(t.Context(), k.Filter)
+		if err != nil {
+			t.Fatal(err)
+		}
+		id := mustView(t, s, k.ViewKey, selected, volume(fmt.Sprint(k.ViewKey))).ID
 		if like, ok := seen[id]; ok && like != k.like {
 			t.Errorf("%v is taken for view %s, not %s", k.ViewKey, like, k.like)
 		}

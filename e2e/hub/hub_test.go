@@ -22,8 +22,8 @@ func TestALargeModelIsUploadedListedAndFetched(t *testing.T) {
 	rev := upload(t, h, "org/model", files)
 	t.Logf("%d files, %d bytes uploaded in %s", len(files), sum(files), time.Since(started))
 	c := newClient(t, h)
-	if commit, err := c.Resolve(t.Context(), rev.Repo, refOf(t, "main"), fetcher.Secret{}); err != nil || commit != rev.Commit {
-		t.Fatalf("main is %s, %v; the upload made %s", commit, err, rev.Commit)
+	if got, err := c.Resolve(t.Context(), rev.Repo, refOf(t, "main"), fetcher.Secret{}); err != nil || got.Commit != rev.Commit {
+		t.Fatalf("main is %s, %v; the upload made %s", got.Commit, err, rev.Commit)
 	}
 	started = time.Now()
 	m := must(c.Manifest(t.Context(), rev, fetcher.Secret{}))(t)

@@ -6,64 +6,78 @@ import (
 	"fmt"
 	"mime"
 	"net/http"
+	"regexp"
 	"strings"
 
 	"github.com/ballast-csi/ballast/fetcher"
 )
 
-// Resolve asks GET /api/{models|datasets}/{repo}/revision/{ref} for "sha".
-func (c *Client) Resolve(ctx context.Context, repo fetcher.Repo, ref fetcher.Ref, cred fetcher.Secret) (fetcher.Commit, error) {
+// Resolve asks GET /api/{models|datasets}/{repo}/revision/{ref} for "sha" and "_id".
+func (c *Client) Resolve(ctx context.Context, repo fetcher.Repo, ref fetcher.Ref, cred fetcher.Secret) (fetcher.Resolution, error) {
 	q := request{
 		what: fmt.Sprintf("resolve %s at %s", repo, ref),
 		url:  c.apiURL(repo, "revision", ref.String()), cred: cred, absent: errNoRevision,
 	}
-	var commit fetcher.Commit
+	var found fetcher.Resolution
 	read := func(d *document) (err error) {
-		commit, err = readSHA(d)
+		found, err = readInfo(d)
 		return err
 	}
 	budget := c.maxAnswer
 	if _, err := c.askJSON(ctx, q, &budget, read); err != nil {
-		return fetcher.Commit{}, err
+		return fetcher.Resolution{}, err
 	}
-	if pinned, ok := ref.Commit(); ok && pinned != commit {
-		return fetcher.Commit{}, malformed(q, fmt.Errorf("the answer is for commit %s", commit))
+	if pinned, ok := ref.Commit(); ok && pinned != found.Commit {
+		return fetcher.Resolution{}, malformed(q, fmt.Errorf("the answer is for commit %s", found.Commit))
 	}
-	return commit, nil
+	return found, nil
 }
 
-// readSHA finds "sha" in a repository's info and leaves the rest, which lists every
-// file, unread.
-func readSHA(d *document) (fetcher.Commit, error) {
+// repoID is what "_id" may be: the Hub's are 24 hex digits.
+var repoID = regexp.MustCompile(`^[0-9A-Za-z_-]{1,64}$`)
+
+// readInfo finds "sha" and "_id" in a repository's info. All else, which lists every
+// file, is read over, and what stands behind the later of the two is not read.
+func readInfo(d *document) (info fetcher.Resolution, err error) {
 	if err := d.open('{'); err != nil {
-		return fetcher.Commit{}, err
+		return info, err
 	}
-	for d.more() {
+	said := map[string]string{}
+	for len(said) < 2 && d.more() {
 		key, err := d.token()
 		if err != nil {
-			return fetcher.Commit{}, err
+			return info, err
 		}
-		if key != "sha" {
+		name, _ := key.(string)
+		if name != "sha" && name != "_id" {
 			if err := d.skip(); err != nil {
-				return fetcher.Commit{}, err
+				return info, err
 			}
 			continue
 		}
-		sha, err := d.token()
-		if err != nil {
-			return fetcher.Commit{}, err
+		if _, twice := said[name]; twice {
+			return info, notHubs("it has %s twice", name)
 		}
-		text, _ := sha.(string)
-		commit, err := fetcher.ParseCommit(text)
-		if err != nil {
-			return fetcher.Commit{}, notHubs("sha: %w", err)
+		if said[name], err = d.text(); err != nil {
+			return info, err
 		}
-		return commit, nil
 	}
-	if _, err := d.token(); err != nil { // the end
-		return fetcher.Commit{}, err
+	if len(said) < 2 {
+		if _, err := d.token(); err != nil { // the end
+			return info, err
+		}
 	}
-	return fetcher.Commit{}, notHubs("it has no sha")
+	sha, ok := said["sha"]
+	if !ok {
+		return info, notHubs("it has no sha")
+	}
+	if info.Commit, err = fetcher.ParseCommit(sha); err != nil {
+		return info, notHubs("sha: %w", err)
+	}
+	if repoID.MatchString(said["_id"]) {
+		info.RepoID = said["_id"]
+	}
+	return info, nil
 }
 
 // Prove asks HEAD /{repo}/resolve/{ref}/{path}, which gated repositories refuse to

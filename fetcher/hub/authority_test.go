@@ -24,13 +24,68 @@ func TestResolveReadsBranchesTagsAndCommitsOfEveryKindOfRepo(t *testing.T) {
 		h.SetRef(name, "refs/pr/1", old)
 		for ref, want := range map[string]string{"main": latest, "v1.0": old, "refs/pr/1": old, old: old, latest: latest} {
 			got, err := c.Resolve(t.Context(), repoOf(t, name), refOf(t, ref), fetcher.Secret{})
-			if err != nil || got.String() != want {
+			if err != nil || got.Commit.String() != want {
 				t.Errorf("%s at %s: %v %v, want %s", name, ref, got, err, want)
 			}
 			proof, err := c.Prove(t.Context(), repoOf(t, name), refOf(t, ref), pathOf(t, "model.safetensors"), fetcher.Secret{})
 			if err != nil || proof.Commit.String() != want {
 				t.Errorf("prove %s at %s: %v %v, want %s", name, ref, proof, err, want)
 			}
+		}
+	}
+}
+
+func TestResolveTellsTheRepositorysOwnName(t *testing.T) {
+	h := hubtest.New(t)
+	rev := serve(t, h, "org/name")
+	serve(t, h, "org/other")
+	c := newClient(t, h.URL())
+	resolve := func(repo string) fetcher.Resolution {
+		t.Helper()
+		return must[fetcher.Resolution](t)(c.Resolve(t.Context(), repoOf(t, repo), refOf(t, "main"), fetcher.Secret{}))
+	}
+	first := resolve("org/name")
+	h.AddRepo("org/name", map[string][]byte{"a": nil})
+	if again := resolve("org/name"); first.RepoID == "" || again.RepoID != first.RepoID || again.Commit == first.Commit {
+		t.Errorf("%+v, after a commit %+v", first, again)
+	}
+	if other := resolve("org/other"); other.RepoID == first.RepoID {
+		t.Errorf("another repository is %+v too", other)
+	}
+	h.Recreate("org/name", sample)
+	if stranger := resolve("org/name"); stranger.RepoID == first.RepoID || stranger.Commit != first.Commit {
+		t.Errorf("registered anew it is %+v, before %+v", stranger, first)
+	}
+
+	sha := `"sha":"` + rev.Commit.String() + `"`
+	for body, want := range map[string]string{
+		`{"_id":"621ffdc0","id":"org/name",` + sha + `}`: "621ffdc0",
+		`{` + sha + `,"id":"org/name","_id":"621ffdc0"}`: "621ffdc0",
+		`{` + sha + `,"x":{"_id":"a"},"_id":"A_b-9"}`:    "A_b-9",
+		`{` + sha + `}`:                                                       "",
+		`{` + sha + `,"_id":null}`:                                            "",
+		`{` + sha + `,"_id":17}`:                                              "",
+		`{` + sha + `,"_id":{"$oid":"621ffdc0"}}`:                             "",
+		`{` + sha + `,"_id":["a"]}`:                                           "",
+		`{` + sha + `,"_id":"` + strings.Repeat("a", 64) + `"}`:               strings.Repeat("a", 64),
+		`{` + sha + `,"_id":"` + strings.Repeat("a", 65) + `"}`:               "",
+		`{` + sha + `,"_id":"../a"}`:                                          "",
+		`{` + sha + `,"_id":"a\n"}`:                                           "",
+		`{` + sha + `,"_id":"ü"}`:                                             "",
+		`{"_id":"` + strings.Repeat("a", 100_000) + `",` + sha + `,"_id":""}`: "",
+	} {
+		h.Intercept(answer(200, body))
+		if got := resolve("org/name"); got.Commit != rev.Commit || got.RepoID != want {
+			t.Errorf("%.100s: %+v", body, got)
+		}
+	}
+	for _, body := range []string{
+		`{` + sha + `,` + sha + `}`, `{"_id":"a","_id":"b",` + sha + `}`, `{"_id":"a"}`, `{"_id":"a","sha":["` + oid + `"]}`, `{"sha":"main"}`, `[` + sha + `]`,
+		`{` + sha + `,"_id":`, `{` + sha,
+	} {
+		h.Intercept(answer(200, body))
+		if got, err := c.Resolve(t.Context(), rev.Repo, refOf(t, "main"), fetcher.Secret{}); !fetcher.Unreachable(err) || got != (fetcher.Resolution{}) {
+			t.Errorf("%s: %+v, %v", body, got, err)
 		}
 	}
 }
@@ -230,7 +285,7 @@ func TestRelativeRedirectsOfTheHubAreFollowed(t *testing.T) {
 				t.Errorf("%s of %s: %+v, %v", path, name, proof, err)
 			}
 		}
-		if got, err := c.Resolve(t.Context(), repoOf(t, name), refOf(t, "main"), friend); err != nil || got != rev.Commit {
+		if got, err := c.Resolve(t.Context(), repoOf(t, name), refOf(t, "main"), friend); err != nil || got.Commit != rev.Commit {
 			t.Errorf("%s: %v, %v", name, got, err)
 		}
 	}
@@ -320,7 +375,7 @@ func TestAnswerForAnotherCommitIsRefused(t *testing.T) {
 	rev := serve(t, h, "org/name")
 	h.Intercept(answer(200, `{"sha":"`+oid+`"}`))
 	if got, err := newClient(t, h.URL()).Resolve(t.Context(), rev.Repo, rev.Commit.Ref(), fetcher.Secret{}); !errors.Is(err, fetcher.ErrMalformed) {
-		t.Errorf("resolved to %s, %v", got, err)
+		t.Errorf("resolved to %s, %v", got.Commit, err)
 	}
 }
 
@@ -353,7 +408,7 @@ func TestEndpointMayHaveAPath(t *testing.T) {
 	})))
 	prefixed := httptest.NewServer(mux)
 	defer prefixed.Close()
-	if got, err := newClient(t, prefixed.URL+"/hf/").Resolve(t.Context(), rev.Repo, refOf(t, "refs/pr/1"), fetcher.Secret{}); err != nil || got != rev.Commit {
+	if got, err := newClient(t, prefixed.URL+"/hf/").Resolve(t.Context(), rev.Repo, refOf(t, "refs/pr/1"), fetcher.Secret{}); err != nil || got.Commit != rev.Commit {
 		t.Errorf("%v, %v", got, err)
 	}
 	newClient(t, front.URL).Resolve(t.Context(), rev.Repo, refOf(t, "main"), fetcher.Secret{})

@@ -76,6 +76,15 @@ func (d *document) value() (raw json.RawMessage, err error) {
 	return raw, jsonError(d.dec.Decode(&raw))
 }
 
+// text returns the next value if it is a string, else "".
+func (d *document) text() (s string, err error) {
+	raw, err := d.value()
+	if err != nil || json.Unmarshal(raw, &s) != nil {
+		return "", err
+	}
+	return s, nil
+}
+
 // skip reads over the next value, of any length.
 func (d *document) skip() error {
 	for depth := 0; ; {

@@ -102,7 +102,8 @@ func TestResolveReadsTheCommitOutOfALongAnswer(t *testing.T) {
 		start, part, end string
 		ok               bool
 	}{
-		"before the files": {`{"id":"org/name","sha":"` + rev.Commit.String() + `","siblings":[0`, `,{"rfilename":"a"}`, ``, true},
+		"before the files": {`{"_id":"6a","id":"org/name","sha":"` + rev.Commit.String() + `","siblings":[0`, `,{"rfilename":"a"}`, ``, true},
+		"without an _id":   {`{"sha":"` + rev.Commit.String() + `","siblings":[0`, `,{"rfilename":"a"}`, ``, false},
 		"never":            {`{"siblings":[0`, `,{"rfilename":"a"}`, `]}`, false},
 		"too deep":         {`{"siblings":`, `[`, ``, false},
 		"too long":         {`{"siblings":"`, `a`, ``, false},
@@ -117,14 +118,14 @@ func TestResolveReadsTheCommitOutOfALongAnswer(t *testing.T) {
 			client.maxAnswer = 1 << 20
 		}
 		got, err := client.Resolve(t.Context(), rev.Repo, rev.Commit.Ref(), fetcher.Secret{})
-		if c.ok != (err == nil) || c.ok && got != rev.Commit {
+		if c.ok != (err == nil) || c.ok && (got.Commit != rev.Commit || got.RepoID != "6a") {
 			t.Errorf("%s: %v, %v", name, got, err)
 		}
 		client.CloseIdle()
 	}
 	h := hubtest.New(t)
 	h.Intercept(func(w http.ResponseWriter, _ *http.Request) bool {
-		fmt.Fprint(w, `{"x":{"sha":"no"},"n":1e999,"siblings":[`+strings.Repeat(`{"rfilename":"a","sha":"no"},`, 10_000)+`null],"sha":"`+rev.Commit.String()+`"}`)
+		fmt.Fprint(w, `{"x":{"sha":"no"},"n":1e999,"siblings":[`+strings.Repeat(`{"rfilename":"a","sha":"no"},`, 10_000)+`null],"sha":"`+rev.Commit.String()+`","_id":"6b"}`)
 		return true
 	})
 	client, err := New(Config{Endpoint: h.URL()})
@@ -132,7 +133,7 @@ func TestResolveReadsTheCommitOutOfALongAnswer(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer client.CloseIdle()
-	if got, err := client.Resolve(t.Context(), rev.Repo, rev.Commit.Ref(), fetcher.Secret{}); err != nil || got != rev.Commit {
+	if got, err := client.Resolve(t.Context(), rev.Repo, rev.Commit.Ref(), fetcher.Secret{}); err != nil || got.Commit != rev.Commit || got.RepoID != "6b" {
 		t.Errorf("after the files: %v, %v", got, err)
 	}
 }

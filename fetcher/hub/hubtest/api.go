@@ -165,14 +165,14 @@ func (c *call) look(t target, content bool) (commit string, tree map[string]cont
 
 func (c *call) info(t target, commit string, tree map[string]content) {
 	c.mu.Lock()
-	private, gated := c.repos[t.repo].private, c.repos[t.repo].gated
+	id, private, gated := c.repos[t.repo].id, c.repos[t.repo].private, c.repos[t.repo].gated
 	c.mu.Unlock()
 	siblings := []map[string]string{}
 	for _, p := range slices.Sorted(maps.Keys(tree)) {
 		siblings = append(siblings, map[string]string{"rfilename": p})
 	}
 	answer := map[string]any{
-		"id": strings.TrimPrefix(t.repo, "datasets/"), "sha": commit, "siblings": siblings,
+		"_id": id, "id": strings.TrimPrefix(t.repo, "datasets/"), "sha": commit, "siblings": siblings,
 		"private": private, "disabled": false, "gated": false,
 	}
 	if gated {

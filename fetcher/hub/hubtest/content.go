@@ -16,6 +16,7 @@ import (
 const lfsAbove = 1024
 
 type repo struct {
+	id      string                        // "_id"
 	refs    map[string]string             // branch or tag -> commit
 	commits map[string]map[string]content // commit -> path -> file
 	private bool
@@ -46,7 +47,8 @@ func (h *Hub) AddRepo(name string, files map[string][]byte) (commit string) {
 	defer h.mu.Unlock()
 	r := h.repos[name]
 	if r == nil {
-		r = &repo{refs: map[string]string{}, commits: map[string]map[string]content{}, readers: map[string]bool{}}
+		h.registered++
+		r = &repo{id: fmt.Sprintf("%024x", h.registered), refs: map[string]string{}, commits: map[string]map[string]content{}, readers: map[string]bool{}}
 		h.repos[name] = r
 	}
 	id := sha1.New()
@@ -58,6 +60,14 @@ func (h *Hub) AddRepo(name string, files map[string][]byte) (commit string) {
 	r.commits[commit] = tree
 	r.refs["main"] = commit
 	return commit
+}
+
+// Recreate deletes the repository and makes another one under its name, as a stranger
+// may who registers a name that has become free: public, with another "_id".
+func (h *Hub) Recreate(name string, files map[string][]byte) (commit string) {
+	h.t.Helper()
+	h.with(name, func(*repo) { delete(h.repos, name) })
+	return h.AddRepo(name, files)
 }
 
 func (h *Hub) newContent(p string, data []byte) content {

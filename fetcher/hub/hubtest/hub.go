@@ -41,22 +41,23 @@ type Hub struct {
 	served   atomic.Int64
 	closing  chan struct{} // closed when the test ends: nothing waits beyond it
 
-	mu        sync.Mutex // guards all below
-	repos     map[string]*repo
-	renamed   map[string]string
-	tokens    map[string]bool
-	requests  []Request
-	intercept func(http.ResponseWriter, *http.Request) bool
-	pageSize  int
-	cacheHop  bool
-	epoch     int // signed URLs of an earlier epoch have expired
-	corrupt   map[fileKey]int
-	holds     map[fileKey][]chan struct{}
-	rate      int // content bytes a second; 0: no limit
-	slot      time.Time
-	limited   int
-	wait      time.Duration
-	sequence  int // of commits and request ids
+	mu         sync.Mutex // guards all below
+	repos      map[string]*repo
+	renamed    map[string]string
+	tokens     map[string]bool
+	requests   []Request
+	intercept  func(http.ResponseWriter, *http.Request) bool
+	pageSize   int
+	cacheHop   bool
+	epoch      int // signed URLs of an earlier epoch have expired
+	corrupt    map[fileKey]int
+	holds      map[fileKey][]chan struct{}
+	rate       int // content bytes a second; 0: no limit
+	slot       time.Time
+	limited    int
+	wait       time.Duration
+	sequence   int // of request ids
+	registered int // repositories so far
 }
 
 // fileKey names a file of a repository, whatever its revision.
