@@ -1,10 +1,13 @@
 package hubapi
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"net/http"
+	"strconv"
 	"strings"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -29,6 +32,9 @@ const (
 	msgBadToken  = "Invalid credentials in Authorization header"
 	msgAnonymous = "Invalid username or password."
 )
+
+// msgStranger tells whoever is not let in what this is.
+const msgStranger = "this is a node's own cache of Hugging Face repositories: it serves only the pods of its own node"
 
 // answer is an error as a client sees it.
 type answer struct {
@@ -63,31 +69,40 @@ func answerTo(err error, anonymous bool) answer {
 	case errors.Is(err, fetcher.ErrNotFound):
 		return answer{http.StatusNotFound, codeRepo, "Repository not found"}
 	case errors.Is(err, fetcher.ErrRevisionNotFound):
-		return answer{http.StatusNotFound, codeRevision, err.Error()}
+		return answer{http.StatusNotFound, codeRevision, fetcher.ErrRevisionNotFound.Error()}
+	case errors.As(err, new(*fetcher.RateLimitedError)):
+		return answer{http.StatusTooManyRequests, "", "the Hub asks this node to wait"}
+	case fetcher.Unreachable(err), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return answer{http.StatusServiceUnavailable, "", "the Hub cannot be asked from this node now: try again"}
 	}
 	return answer{http.StatusInternalServerError, "", "internal error: the node's log says more"}
 }
 
 // fail answers with err and logs what only this server's owner can mend.
-func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) {
-	a := answerTo(err, credential(r).IsZero())
-	if a.status == http.StatusInternalServerError && r.Context().Err() == nil {
-		h.log.Error("hub API request failed", zap.String("path", r.URL.Path), zap.Error(err))
+func (c *call) fail(err error) {
+	a := answerTo(err, c.who.Token.IsZero())
+	if a.status == http.StatusInternalServerError && c.r.Context().Err() == nil {
+		c.log.Error("hub API request failed", zap.String("path", c.r.URL.Path), zap.Error(err))
 	}
-	refuse(w, a)
+	var limited *fetcher.RateLimitedError
+	if errors.As(err, &limited) {
+		c.w.Header().Set("Retry-After", strconv.Itoa(int(limited.RetryAfter/time.Second)+1))
+	}
+	c.refuse(a)
 }
 
 // refuse writes a as the Hub does: headers, and a JSON body for people.
-func refuse(w http.ResponseWriter, a answer) {
+func (c *call) refuse(a answer) {
+	head := c.w.Header()
 	if a.code != "" {
-		w.Header().Set("X-Error-Code", a.code)
+		head.Set("X-Error-Code", a.code)
 	}
-	w.Header().Set("X-Error-Message", strings.Map(printable, a.message))
+	head.Set("X-Error-Message", strings.Map(printable, a.message))
 	if a.status == http.StatusUnauthorized {
-		w.Header().Set("WWW-Authenticate", `Bearer realm="Authentication required"`)
+		head.Set("WWW-Authenticate", `Bearer realm="Authentication required"`)
 	}
-	w.Header().Set("Cache-Control", "no-store")
-	writeJSON(w, a.status, map[string]string{"error": a.message})
+	head.Set("Cache-Control", "no-store")
+	c.json(a.status, map[string]string{"error": a.message})
 }
 
 // printable keeps a header's value to visible ASCII.
@@ -98,13 +113,15 @@ func printable(r rune) rune {
 	return r
 }
 
-func writeJSON(w http.ResponseWriter, status int, body any) {
+// json writes a whole answer, which is small.
+func (c *call) json(status int, body any) {
 	text, err := json.Marshal(body)
 	if err != nil { // only possible for types that are not ours
-		http.Error(w, err.Error(), http.StatusInternalServerError)
+		http.Error(c.w, err.Error(), http.StatusInternalServerError)
 		return
 	}
-	w.Header().Set("Content-Type", "application/json; charset=utf-8")
-	w.WriteHeader(status)
-	_, _ = w.Write(text) // the client is gone: nothing left to tell it
+	c.within(int64(len(text)))
+	c.w.Header().Set("Content-Type", "application/json; charset=utf-8")
+	c.w.WriteHeader(status)
+	_, _ = c.w.Write(text) // the client is gone: nothing left to tell it
 }

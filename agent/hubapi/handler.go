@@ -3,13 +3,9 @@ package hubapi
 import (
 	"cmp"
 	"errors"
-	"fmt"
-	"io/fs"
-	"mime"
 	"net/http"
-	"path"
+	"net/netip"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -22,12 +18,16 @@ import (
 type Config struct {
 	Library Library     // required
 	Log     *zap.Logger // nil logs nothing
+	// Admit says whether an address may ask anything at all, and for which
+	// namespace it asks. nil admits everyone, for no namespace: the demo, tests.
+	Admit func(netip.Addr) (namespace string, ok bool)
 }
 
 // Handler is the Hub's HTTP API over a Library. It is safe for concurrent use.
 type Handler struct {
-	lib Library
-	log *zap.Logger
+	lib   Library
+	log   *zap.Logger
+	admit func(netip.Addr) (namespace string, ok bool)
 }
 
 // New returns a Handler of cfg.Library.
@@ -35,98 +35,95 @@ func New(cfg Config) (*Handler, error) {
 	if cfg.Library == nil {
 		return nil, errors.New("hubapi: no library to serve")
 	}
-	return &Handler{cfg.Library, cmp.Or(cfg.Log, zap.NewNop())}, nil
+	h := &Handler{cfg.Library, cmp.Or(cfg.Log, zap.NewNop()), cfg.Admit}
+	if h.admit == nil {
+		h.admit = func(netip.Addr) (string, bool) { return "", true }
+	}
+	return h, nil
 }
 
-// ServeHTTP answers one request.
+// call is one request on its way to an answer.
+type call struct {
+	*Handler
+	w   http.ResponseWriter
+	r   *http.Request
+	who Caller
+	to  route
+}
+
+// ServeHTTP answers one request. Of a stranger's nothing is read but where it came
+// from: what it says about that itself (X-Forwarded-For and its like) has no say.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	to, err := parseRoute(r.URL.EscapedPath())
-	if err != nil {
-		h.fail(w, r, err)
+	c := &call{Handler: h, w: w, r: r}
+	from, err := netip.ParseAddrPort(r.RemoteAddr)
+	namespace, ok := h.admit(from.Addr().Unmap().WithZone(""))
+	if !ok {
+		c.refuse(answer{http.StatusForbidden, "", msgStranger})
 		return
 	}
+	if c.who, err = callerOf(r.Header, namespace); err != nil {
+		c.fail(err)
+		return
+	}
+	if c.to, err = parseRoute(r.URL.EscapedPath()); err != nil {
+		c.fail(err)
+		return
+	}
+	c.answer()
+}
+
+// answer does what the route says.
+func (c *call) answer() {
 	allow := "GET, HEAD"
-	if to.action == actPathsInfo {
+	if c.to.action == actPathsInfo {
 		allow = "POST"
 	}
+	method := c.r.Method
 	switch {
-	case to.action == "" && (r.Method == http.MethodGet || r.Method == http.MethodHead):
-		refuse(w, answer{http.StatusNotFound, "", "this cache serves no such page"})
-	case !slices.Contains(strings.Split(allow, ", "), r.Method):
-		w.Header().Set("Allow", allow)
-		refuse(w, answer{http.StatusMethodNotAllowed, "", r.Method + " is not served here: this is a read-only cache"})
-	case to.action == actWhoami:
-		refuse(w, answer{http.StatusUnauthorized, "", msgAnonymous})
-	case to.action == actRefs || to.action == actAuthCheck:
-		h.serveRefs(w, r, to)
+	case c.to.action == "" && (method == http.MethodGet || method == http.MethodHead):
+		c.refuse(answer{http.StatusNotFound, "", "this cache serves no such page"})
+	case !slices.Contains(strings.Split(allow, ", "), method):
+		c.w.Header().Set("Allow", allow)
+		c.refuse(answer{http.StatusMethodNotAllowed, "", "not served here: this is a read-only cache"})
+	case c.to.action == actWhoami:
+		c.refuse(answer{http.StatusUnauthorized, "", msgAnonymous})
+	case c.to.action == actRefs || c.to.action == actAuthCheck:
+		c.refs()
 	default:
-		h.serveRevision(w, r, to)
+		c.revision()
 	}
 }
 
-// serveRevision answers what is about one Revision.
-func (h *Handler) serveRevision(w http.ResponseWriter, r *http.Request, to route) {
-	m, err := h.lib.Manifest(r.Context(), to.repo, to.ref, credential(r))
+// revision answers what is about one Revision.
+func (c *call) revision() {
+	m, err := c.lib.Manifest(c.r.Context(), c.who, c.to.repo, c.to.ref)
 	if err != nil {
-		h.fail(w, r, err)
+		c.fail(err)
 		return
 	}
-	w.Header().Set("X-Repo-Commit", m.Revision.Commit.String())
-	switch to.action {
+	c.w.Header().Set("X-Repo-Commit", m.Revision.Commit.String())
+	switch c.to.action {
 	case actInfo:
-		writeJSON(w, http.StatusOK, infoOf(m, isTrue(r.URL.Query().Get("blobs"))))
+		c.json(http.StatusOK, infoOf(m, isTrue(c.r.URL.Query().Get("blobs"))))
 	case actTree:
-		h.serveTree(w, r, m, to.path)
+		c.tree(m)
 	case actPathsInfo:
-		h.servePathsInfo(w, r, m)
+		c.pathsInfo(m)
 	case actResolve:
-		h.serveFile(w, r, m, to.path)
+		c.file(m)
 	}
 }
 
-// serveFile answers with a file's verified bytes, or the Range asked for.
-func (h *Handler) serveFile(w http.ResponseWriter, r *http.Request, m *fetcher.Manifest, p fetcher.Path) {
-	i, ok := slices.BinarySearchFunc(m.Files, p.String(), func(f fetcher.File, s string) int { return strings.Compare(f.Path.String(), s) })
-	if !ok {
-		h.fail(w, r, &badName{codeEntry, fmt.Errorf("%s has no file %s", m.Revision, p)})
-		return
-	}
-	f := m.Files[i]
-	content, err := h.lib.Open(r.Context(), m.Revision, f, credential(r))
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		h.fail(w, r, &badName{codeNotCached, fmt.Errorf("%s of %s is not cached on this node", p, m.Revision)})
-		return
-	case err != nil:
-		h.fail(w, r, err)
-		return
-	}
-	defer content.Close()
-	head := w.Header()
-	head.Set("ETag", `"`+f.Digest.Hex()+`"`)
-	head.Set("Content-Type", "text/plain; charset=utf-8")
-	if f.Digest.Algorithm() == fetcher.SHA256 {
-		head.Set("X-Linked-Etag", `"`+f.Digest.Hex()+`"`)
-		head.Set("X-Linked-Size", strconv.FormatInt(f.Size, 10))
-		head.Set("Content-Type", "application/octet-stream")
-	}
-	head.Set("Content-Disposition", mime.FormatMediaType("inline", map[string]string{"filename": path.Base(p.String())}))
-	// The file may be anything, a page with scripts too: no browser runs it.
-	head.Set("X-Content-Type-Options", "nosniff")
-	head.Set("Content-Security-Policy", "default-src 'none'; sandbox")
-	http.ServeContent(w, r, "", time.Time{}, content)
-}
-
-// serveRefs answers with the Refs known here, as the Hub lists them: branches and
-// tags are not told apart in a cache, so all are branches but pull requests.
-func (h *Handler) serveRefs(w http.ResponseWriter, r *http.Request, to route) {
-	refs, err := h.lib.Refs(r.Context(), to.repo, credential(r))
+// refs answers with the Refs known here, as the Hub lists them: branches and tags are
+// not told apart in a cache, so all are branches but pull requests.
+func (c *call) refs() {
+	refs, err := c.lib.Refs(c.r.Context(), c.who, c.to.repo)
 	if err != nil {
-		h.fail(w, r, err)
+		c.fail(err)
 		return
 	}
-	if to.action == actAuthCheck {
-		writeJSON(w, http.StatusOK, struct{}{})
+	if c.to.action == actAuthCheck {
+		c.json(http.StatusOK, struct{}{})
 		return
 	}
 	type ref struct {
@@ -139,33 +136,27 @@ func (h *Handler) serveRefs(w http.ResponseWriter, r *http.Request, to route) {
 		group, full := "branches", "refs/heads/"+name
 		if pr, ok := strings.CutPrefix(name, "refs/pr/"); ok {
 			group, full, name = "pullRequests", name, pr
-		} else if _, pinned := parsedCommit(name); pinned {
-			continue
+		} else if _, err := fetcher.ParseCommit(name); err == nil {
+			continue // a pinned commit is no Ref of the Hub's
 		}
 		list[group] = append(list[group], ref{name, full, commit.String()})
 	}
 	for _, l := range list {
 		slices.SortFunc(l, func(a, b ref) int { return strings.Compare(a.Name, b.Name) })
 	}
-	writeJSON(w, http.StatusOK, list)
+	c.json(http.StatusOK, list)
 }
 
-func parsedCommit(name string) (fetcher.Commit, bool) {
-	c, err := fetcher.ParseCommit(name)
-	return c, err == nil
-}
+// slowest is the pace, in bytes a second, that a client must keep to be sent an
+// answer to its end: one that stops reading holds a Blob open, and its room with it.
+const slowest = 1 << 20
 
-// credential returns the request's token: "Authorization: Bearer hf_…".
-func credential(r *http.Request) fetcher.Secret {
-	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-	if !strings.EqualFold(scheme, "Bearer") {
-		return fetcher.Secret{}
-	}
-	return fetcher.NewSecret(strings.TrimSpace(token))
-}
+// patience is what a client has beside that.
+const patience = time.Minute
 
-// isTrue reads a boolean of a query or form: Python's clients send "True".
-func isTrue(s string) bool {
-	v, err := strconv.ParseBool(s)
-	return err == nil && v
+// within bounds how long the client may take for an answer of so many bytes. Where
+// connections have no deadlines (the demo's, a test's) there is nothing to bound.
+func (c *call) within(bytes int64) {
+	take := patience + time.Duration(bytes/slowest)*time.Second
+	_ = http.NewResponseController(c.w).SetWriteDeadline(time.Now().Add(take))
 }

@@ -344,14 +344,14 @@ type refusing struct {
 	seen     *fetcher.Secret
 }
 
-func (l refusing) Manifest(ctx context.Context, repo fetcher.Repo, ref fetcher.Ref, cred fetcher.Secret) (*fetcher.Manifest, error) {
-	*l.seen = cred
+func (l refusing) Manifest(ctx context.Context, who hubapi.Caller, repo fetcher.Repo, ref fetcher.Ref) (*fetcher.Manifest, error) {
+	*l.seen = who.Token
 	if l.onlyOpen {
-		return l.Library.Manifest(ctx, repo, ref, cred)
+		return l.Library.Manifest(ctx, who, repo, ref)
 	}
 	return nil, fmt.Errorf("ask: %w", l.err)
 }
 
-func (l refusing) Open(context.Context, fetcher.Revision, fetcher.File, fetcher.Secret) (io.ReadSeekCloser, error) {
+func (l refusing) Open(context.Context, hubapi.Caller, fetcher.Revision, fetcher.File) (io.ReadSeekCloser, error) {
 	return nil, fmt.Errorf("open: %w", l.err)
 }

@@ -12,17 +12,17 @@ import (
 )
 
 // Library is what a Handler serves. Its errors match fetcher's sentinels
-// (ErrNotFound, ErrRevisionNotFound, ErrGated, ErrBadToken, ErrForbidden) where
-// they apply; any other is told to the client as a failure of this server.
-// Implementations are safe for concurrent use.
+// (ErrNotFound, ErrRevisionNotFound, ErrGated, ErrBadToken, ErrForbidden) and types
+// (RateLimitedError, UnreachableError) where they apply; any other is told to the
+// client as a failure of this server. Implementations are safe for concurrent use.
 type Library interface {
-	// Manifest returns what ref names in repo now, for cred.
-	Manifest(ctx context.Context, repo fetcher.Repo, ref fetcher.Ref, cred fetcher.Secret) (*fetcher.Manifest, error)
-	// Refs returns the branches and tags that repo is known by here, for cred.
-	Refs(ctx context.Context, repo fetcher.Repo, cred fetcher.Secret) (map[string]fetcher.Commit, error)
-	// Open returns the verified bytes of a file of rev, for cred. The error
-	// matches fs.ErrNotExist if they are not cached.
-	Open(ctx context.Context, rev fetcher.Revision, f fetcher.File, cred fetcher.Secret) (io.ReadSeekCloser, error)
+	// Manifest returns what ref names in repo now, for who.
+	Manifest(ctx context.Context, who Caller, repo fetcher.Repo, ref fetcher.Ref) (*fetcher.Manifest, error)
+	// Refs returns the branches and tags that repo is known by here, for who.
+	Refs(ctx context.Context, who Caller, repo fetcher.Repo) (map[string]fetcher.Commit, error)
+	// Open returns the verified bytes of a file of rev, for who. The error matches
+	// fs.ErrNotExist if they are not cached, or not this caller's to have.
+	Open(ctx context.Context, who Caller, rev fetcher.Revision, f fetcher.File) (io.ReadSeekCloser, error)
 }
 
 // Cached returns a Library of everything in s, whoever asks: for the demo and the
@@ -31,7 +31,7 @@ func Cached(s *store.Store) Library { return cached{s} }
 
 type cached struct{ store *store.Store }
 
-func (c cached) Manifest(_ context.Context, repo fetcher.Repo, ref fetcher.Ref, _ fetcher.Secret) (*fetcher.Manifest, error) {
+func (c cached) Manifest(_ context.Context, _ Caller, repo fetcher.Repo, ref fetcher.Ref) (*fetcher.Manifest, error) {
 	record, err := c.store.Repo(repo)
 	if err != nil {
 		return nil, fmt.Errorf("read the record of %s: %w", repo, err)
@@ -52,7 +52,7 @@ func (c cached) Manifest(_ context.Context, repo fetcher.Repo, ref fetcher.Ref, 
 	return nil, fmt.Errorf("%s at %s is not cached here: %w", repo, ref, fetcher.ErrRevisionNotFound)
 }
 
-func (c cached) Refs(_ context.Context, repo fetcher.Repo, _ fetcher.Secret) (map[string]fetcher.Commit, error) {
+func (c cached) Refs(_ context.Context, _ Caller, repo fetcher.Repo) (map[string]fetcher.Commit, error) {
 	record, err := c.store.Repo(repo)
 	if err != nil {
 		return nil, fmt.Errorf("read the record of %s: %w", repo, err)
@@ -67,7 +67,7 @@ func (c cached) Refs(_ context.Context, repo fetcher.Repo, _ fetcher.Secret) (ma
 	return refs, nil
 }
 
-func (c cached) Open(_ context.Context, rev fetcher.Revision, f fetcher.File, _ fetcher.Secret) (io.ReadSeekCloser, error) {
+func (c cached) Open(_ context.Context, _ Caller, rev fetcher.Revision, f fetcher.File) (io.ReadSeekCloser, error) {
 	file, err := c.store.OpenBlob(f.Digest)
 	if err != nil {
 		return nil, fmt.Errorf("open %s of %s: %w", f.Path, rev, err)

@@ -155,26 +155,26 @@ func entriesOf(m *fetcher.Manifest, dir string, recursive bool) []entry {
 	return list
 }
 
-// serveTree answers one page of a listing, with the next one's address in Link.
-func (h *Handler) serveTree(w http.ResponseWriter, r *http.Request, m *fetcher.Manifest, dir fetcher.Path) {
-	query := r.URL.Query()
+// tree answers one page of a listing, with the next one's address in Link.
+func (c *call) tree(m *fetcher.Manifest) {
+	dir, query := c.to.path, c.r.URL.Query()
 	limit := maxPage
 	if s := query.Get("limit"); s != "" {
 		n, err := strconv.Atoi(s)
 		if err != nil || n < 1 {
-			h.fail(w, r, &badName{"", fmt.Errorf("limit %q: must be a number from 1 to %d", s, maxPage)})
+			c.fail(&badName{"", fmt.Errorf("limit %q: must be a number from 1 to %d", s, maxPage)})
 			return
 		}
 		limit = min(n, maxPage)
 	}
 	after, err := base64.RawURLEncoding.DecodeString(query.Get("cursor"))
 	if err != nil {
-		h.fail(w, r, &badName{"", fmt.Errorf("cursor: %w", err)})
+		c.fail(&badName{"", fmt.Errorf("cursor: %w", err)})
 		return
 	}
 	list := entriesOf(m, dir.String(), isTrue(query.Get("recursive")))
 	if len(list) == 0 && !dir.IsZero() {
-		h.fail(w, r, &badName{codeEntry, fmt.Errorf("%s has no directory %s", m.Revision, dir)})
+		c.fail(&badName{codeEntry, fmt.Errorf("%s has no directory %s", m.Revision, dir)})
 		return
 	}
 	from := 0
@@ -185,13 +185,13 @@ func (h *Handler) serveTree(w http.ResponseWriter, r *http.Request, m *fetcher.M
 	if len(page) > limit {
 		page = page[:limit]
 		query.Set("cursor", base64.RawURLEncoding.EncodeToString([]byte(page[limit-1].Path)))
-		next := *r.URL
-		next.Scheme, next.Host = origin(r)
+		next := *c.r.URL
+		next.Scheme, next.Host = origin(c.r)
 		next.RawQuery = query.Encode()
-		w.Header().Set("Link", "<"+next.String()+`>; rel="next"`)
-		w.Header().Set("Vary", "X-Forwarded-Proto, X-Forwarded-Host")
+		c.w.Header().Set("Link", "<"+next.String()+`>; rel="next"`)
+		c.w.Header().Set("Vary", "X-Forwarded-Proto, X-Forwarded-Host")
 	}
-	writeJSON(w, http.StatusOK, append([]entry{}, page...))
+	c.json(http.StatusOK, append([]entry{}, page...))
 }
 
 // origin returns the scheme and host by which r's client knows this server. Links
@@ -218,13 +218,13 @@ func origin(r *http.Request) (scheme, host string) {
 	return scheme, host
 }
 
-// servePathsInfo answers what is known of each path asked for; unknown ones are
-// left out, as on the Hub.
-func (h *Handler) servePathsInfo(w http.ResponseWriter, r *http.Request, m *fetcher.Manifest) {
-	r.Body = http.MaxBytesReader(w, r.Body, maxForm)
-	paths, err := pathsAsked(r)
+// pathsInfo answers what is known of each path asked for; unknown ones are left out,
+// as on the Hub.
+func (c *call) pathsInfo(m *fetcher.Manifest) {
+	c.r.Body = http.MaxBytesReader(c.w, c.r.Body, maxForm)
+	paths, err := pathsAsked(c.r)
 	if err != nil {
-		h.fail(w, r, &badName{"", fmt.Errorf("paths-info: %w", err)})
+		c.fail(&badName{"", fmt.Errorf("paths-info: %w", err)})
 		return
 	}
 	known := map[string]entry{}
@@ -237,7 +237,7 @@ func (h *Handler) servePathsInfo(w http.ResponseWriter, r *http.Request, m *fetc
 			found = append(found, e)
 		}
 	}
-	writeJSON(w, http.StatusOK, found)
+	c.json(http.StatusOK, found)
 }
 
 func pathsAsked(r *http.Request) ([]string, error) {
@@ -252,4 +252,10 @@ func pathsAsked(r *http.Request) ([]string, error) {
 		return nil, err
 	}
 	return r.PostForm["paths"], nil
+}
+
+// isTrue reads a boolean of a query or form: Python's clients send "True".
+func isTrue(s string) bool {
+	v, err := strconv.ParseBool(s)
+	return err == nil && v
 }
