@@ -33,7 +33,7 @@ func New(cfg Config) (*Mounter, error) {
 // Spec is one mount.
 type Spec struct {
 	View   string // the directory to show, relative to the cache directory
-	Empty  string // an empty directory, relative to the cache directory; not needed for Bind
+	Empty  string // a directory that is empty, relative to the cache directory; not needed for Bind
 	Source string // what mountinfo shows as the source of an overlay: Source(volume id, target)
 	Target string // where; absolute. Its parent must exist.
 	// Bind asks for a read-only bind instead of an overlay. It can be idmapped, and it
@@ -90,14 +90,20 @@ func (m *Mounter) detached(s Spec) (int, error) {
 		return -1, err
 	}
 	defer unix.Close(empty)
+	if err := checkEmpty(empty); err != nil {
+		return -1, fmt.Errorf("%s: %w", s.Empty, err)
+	}
 	return overlay(s.Source, view, empty)
 }
 
 // openBeneath opens a directory of the cache. The kernel refuses every way out of it:
-// an absolute path, "..", a symbolic or magic link anywhere, another mount.
+// an absolute path, "..", a symbolic or magic link anywhere, another mount. That holds
+// at the moment of opening, and the descriptor is the directory from then on, whatever
+// is renamed. What is no plain path is refused before, and not repeated in the error: it
+// may be of any length.
 func (m *Mounter) openBeneath(path string) (int, error) {
-	if path == "" || filepath.Clean(path) == "." {
-		return -1, fmt.Errorf("path %q does not name a directory beneath the cache", path)
+	if len(path) >= unix.PathMax || !filepath.IsLocal(path) || filepath.Clean(path) != path || path == "." {
+		return -1, fmt.Errorf("path %.64q does not name a directory beneath the cache", path)
 	}
 	root, err := unix.Open(m.cacheDir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -111,7 +117,7 @@ func (m *Mounter) openBeneath(path string) (int, error) {
 	for {
 		fd, err := unix.Openat2(root, path, &how)
 		switch {
-		case errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR): // a rename raced; openat2(2) says to try again
+		case errors.Is(err, unix.EINTR):
 			continue
 		case err != nil:
 			return -1, fmt.Errorf("open %q beneath %s: %w", path, m.cacheDir, err)
@@ -121,7 +127,10 @@ func (m *Mounter) openBeneath(path string) (int, error) {
 }
 
 // overlay makes a detached overlay of lower layers only: with no upper layer its
-// superblock can be nothing but read-only, whatever a remount asks for.
+// superblock can be nothing but read-only, whatever a remount asks for. Whoever owns the
+// layers must not steer it either: no attribute of a file leads to another
+// (redirect_dir, metacopy), and "userxattr", with which a plain user's attributes would
+// count, is never given.
 func overlay(source string, view, empty int) (int, error) {
 	fs, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
 	if errors.Is(err, unix.ENODEV) {
@@ -138,6 +147,8 @@ func overlay(source string, view, empty int) (int, error) {
 	}{
 		{"source", func() error { return unix.FsconfigSetString(fs, "source", source) }},
 		{"lowerdir", func() error { return unix.FsconfigSetString(fs, "lowerdir", lower) }},
+		{"redirect_dir", func() error { return unix.FsconfigSetString(fs, "redirect_dir", "nofollow") }},
+		{"metacopy", func() error { return unix.FsconfigSetString(fs, "metacopy", "off") }},
 		{"ro", func() error { return unix.FsconfigSetFlag(fs, "ro") }},
 		{"create", func() error { return unix.FsconfigCreate(fs) }},
 	} {

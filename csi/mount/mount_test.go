@@ -393,13 +393,13 @@ func TestMountsListsEveryMountThatMayBeOfThisCache(t *testing.T) {
 func TestOverlayErrorSaysWhichStepFailed(t *testing.T) {
 	c := newCache(t)
 	spec := c.spec()
-	spec.Empty = spec.View // one directory twice: the kernel refuses it
+	spec.View = spec.Empty // one directory twice: the kernel refuses it
 	err := c.Mount(spec)
 	if err == nil {
 		must(t, c.Unmount(c.target))
 		t.Skip("this kernel accepts one directory as both layers")
 	}
-	if !strings.Contains(err.Error(), "fsconfig create") || !strings.Contains(err.Error(), view) {
+	if !strings.Contains(err.Error(), "fsconfig create") || !strings.Contains(err.Error(), spec.View) {
 		t.Errorf("error %q names neither the step nor the View", err)
 	}
 	t.Log(err)

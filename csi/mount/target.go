@@ -3,6 +3,7 @@ package mount
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -72,14 +73,22 @@ func checkTarget(fd int) error {
 	if st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0 {
 		return ErrMounted
 	}
-	list, err := unix.Openat(fd, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	return checkEmpty(fd)
+}
+
+// checkEmpty returns an error unless the directory, opened with O_PATH, has no entries.
+func checkEmpty(dir int) error {
+	list, err := unix.Openat(dir, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("open: %w", err)
 	}
 	f := os.NewFile(uintptr(list), ".")
 	defer f.Close()
-	if names, _ := f.Readdirnames(1); len(names) > 0 {
+	switch names, err := f.Readdirnames(1); {
+	case len(names) > 0:
 		return errors.New("the directory is not empty")
+	case err != io.EOF:
+		return fmt.Errorf("read: %w", err)
 	}
 	return nil
 }
