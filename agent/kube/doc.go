@@ -1,6 +1,6 @@
 // Package kube is what the agent knows of Kubernetes, and the only user of
 // client-go: which of this node's pods are being deleted, which have a user
-// namespace of their own, and events on pods.
+// namespace of their own, whose an address is, and events on pods.
 //
 // It must never know how snapshots are fetched, nor what a volume waits for: it is
 // told texts and tells uids.
@@ -9,6 +9,7 @@
 //   - one watch, of this node's pods only, and of each pod only what is asked here
 //     is kept (trim);
 //   - a pod that has not been seen is fetched, never guessed;
+//   - an address is one live pod's of this node or nobody's;
 //   - that a pod is being deleted is told once, whether its deletion was watched,
 //     was under way at the start, or was missed and noticed by a later list;
 //   - telling never blocks and never floods: one event a (pod, reason, type), updated

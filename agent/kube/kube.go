@@ -64,7 +64,8 @@ func New(cfg Config) (*Kube, error) {
 		deleting: map[string]time.Time{},
 	}
 	onNode := fields.OneTermEqualSelector("spec.nodeName", cfg.Node).String()
-	k.pods = coreinformers.NewTypedFilteredPodInformer(cfg.Client, metav1.NamespaceAll, 0, nil,
+	indexers := coreinformers.PodIndexers{byAddress: addressesOn(cfg.Node)}
+	k.pods = coreinformers.NewTypedFilteredPodInformer(cfg.Client, metav1.NamespaceAll, 0, indexers,
 		func(o *metav1.ListOptions) { o.FieldSelector = onNode })
 	if err := k.pods.SetTransform(trim); err != nil {
 		return nil, fmt.Errorf("kube: pods of node %s: %w", cfg.Node, err)

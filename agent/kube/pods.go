@@ -71,7 +71,12 @@ func trim(obj any) (any, error) {
 			ResourceVersion:   pod.ResourceVersion,
 			DeletionTimestamp: pod.DeletionTimestamp,
 		},
-		Spec: corev1.PodSpec{HostUsers: pod.Spec.HostUsers},
+		Spec: corev1.PodSpec{
+			NodeName:    pod.Spec.NodeName,
+			HostNetwork: pod.Spec.HostNetwork,
+			HostUsers:   pod.Spec.HostUsers,
+		},
+		Status: corev1.PodStatus{Phase: pod.Status.Phase, PodIPs: pod.Status.PodIPs},
 	}, nil
 }
 

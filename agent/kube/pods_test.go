@@ -123,10 +123,13 @@ func TestPodsAreKeptTrimmed(t *testing.T) {
 		no := false
 		a := deleting(pod("a", "uid-a", "1"), "2")
 		a.Spec.HostUsers = &no
+		a.Status.PodIPs = []corev1.PodIP{{IP: "10.0.0.1"}}
+		a.Status.Message = "long"
 		w := newWorld(t, a).run(t)
 		want := &corev1.Pod{
 			ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "a", UID: "uid-a", ResourceVersion: "2", DeletionTimestamp: a.DeletionTimestamp},
-			Spec:       corev1.PodSpec{HostUsers: &no},
+			Spec:       corev1.PodSpec{HostUsers: &no, NodeName: node},
+			Status:     corev1.PodStatus{Phase: corev1.PodRunning, PodIPs: a.Status.PodIPs},
 		}
 		if kept := w.kube.pods.GetIndexer().List(); len(kept) != 1 || !reflect.DeepEqual(kept[0], want) {
 			t.Errorf("kept %+v; want %+v", kept, want)
