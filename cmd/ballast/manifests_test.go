@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	admissionv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -29,6 +30,8 @@ type manifests struct {
 	accounts   map[string]corev1.ServiceAccount
 	role       rbacv1.ClusterRole
 	binding    rbacv1.ClusterRoleBinding
+	policies   map[string]admissionv1.ValidatingAdmissionPolicy
+	bound      map[string]admissionv1.ValidatingAdmissionPolicyBinding // by its policy
 }
 
 // kustomization is what kustomization.yaml may say.
@@ -55,7 +58,11 @@ func readKustomization(t *testing.T) (k kustomization) {
 // field, as the API server would not.
 func readManifests(t *testing.T) *manifests {
 	t.Helper()
-	m := &manifests{accounts: map[string]corev1.ServiceAccount{}}
+	m := &manifests{
+		accounts: map[string]corev1.ServiceAccount{},
+		policies: map[string]admissionv1.ValidatingAdmissionPolicy{},
+		bound:    map[string]admissionv1.ValidatingAdmissionPolicyBinding{},
+	}
 	for _, name := range readKustomization(t).Resources {
 		text, err := os.ReadFile(filepath.Join(manifestsDir, name))
 		must(t, err)
@@ -98,6 +105,16 @@ func (m *manifests) add(text []byte) error {
 		var a corev1.ServiceAccount
 		err := yaml.UnmarshalStrict(text, &a)
 		m.accounts[a.Name] = a
+		return err
+	case "admissionregistration.k8s.io/v1 ValidatingAdmissionPolicy ballast-agent-events", "admissionregistration.k8s.io/v1 ValidatingAdmissionPolicy ballast-agent-nodes":
+		var p admissionv1.ValidatingAdmissionPolicy
+		err := yaml.UnmarshalStrict(text, &p)
+		m.policies[p.Name] = p
+		return err
+	case "admissionregistration.k8s.io/v1 ValidatingAdmissionPolicyBinding ballast-agent-events", "admissionregistration.k8s.io/v1 ValidatingAdmissionPolicyBinding ballast-agent-nodes":
+		var b admissionv1.ValidatingAdmissionPolicyBinding
+		err := yaml.UnmarshalStrict(text, &b)
+		m.bound[b.Spec.PolicyName] = b
 		return err
 	}
 	return fmt.Errorf("%s %s %s is not among what is deployed", head.APIVersion, head.Kind, head.Metadata.Name)

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	admissionv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -247,6 +248,27 @@ func TestOnlyTheAgentMayDoAnythingAtTheAPIServer(t *testing.T) {
 	}
 	if _, ok := m.accounts[account]; !ok || account == m.csi.Spec.Template.Spec.ServiceAccountName {
 		t.Errorf("the agent's account is %s, of %v", account, m.accounts)
+	}
+}
+
+// TestPoliciesHoldTheAgentsAccount: what they let through, e2e/cluster asks the API server.
+func TestPoliciesHoldTheAgentsAccount(t *testing.T) {
+	m := readManifests(t)
+	account := "system:serviceaccount:" + m.namespace.Name + ":" + m.agent.Spec.Template.Spec.ServiceAccountName
+	for name, resources := range map[string][]string{"ballast-agent-events": {"events"}, "ballast-agent-nodes": {"nodes", "nodes/*"}} {
+		p := m.policies[name]
+		if p.Spec.FailurePolicy == nil || *p.Spec.FailurePolicy != admissionv1.Fail {
+			t.Errorf("%s: what it cannot tell it lets through", name)
+		}
+		if c := p.Spec.MatchConditions; len(c) != 1 || c[0].Expression != fmt.Sprintf("request.userInfo.username == '%s'", account) {
+			t.Errorf("%s is about %v; want %s", name, c, account)
+		}
+		if r := p.Spec.MatchConstraints.ResourceRules; len(r) != 1 || !slices.Equal(r[0].APIGroups, []string{""}) || !slices.Equal(r[0].Resources, resources) {
+			t.Errorf("%s holds %v; want %v", name, r, resources)
+		}
+		if b := m.bound[name].Spec; !slices.Equal(b.ValidationActions, []admissionv1.ValidationAction{admissionv1.Deny}) || b.MatchResources != nil {
+			t.Errorf("%s is bound with %+v", name, b)
+		}
 	}
 }
 
