@@ -5,7 +5,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 FUZZTIME ?= 3s
 GO_FILES = $(shell git ls-files --cached --others --exclude-standard '*.go')
 
-.PHONY: build demo test test-long fuzz e2e-hub e2e e2e-node e2e-scenarios e2e-pod-image lint fmt-check vet staticcheck image generate
+.PHONY: build demo test test-long fuzz e2e-hub e2e e2e-node e2e-scenarios e2e-pod-image lint fmt-check vet staticcheck vulncheck vulndb verify image generate
 
 build:
 	go build -trimpath -buildvcs=false -ldflags "-X main.version=$(VERSION)" -o build/ballast ./cmd/ballast
@@ -36,7 +36,7 @@ fuzz:
 
 # A Hub and clients that nobody here wrote; downloads pinned Python packages.
 e2e-hub:
-	cd e2e && go test -v -count=1 -timeout 15m . ./hub ./image ./oci ./pod/...
+	cd e2e && go test -v -count=1 -timeout 15m . ./hub ./image ./oci ./pod/... ./vulncheck
 
 # What the scenarios' pods run, for a cluster of your own (KUBECONFIG).
 e2e-pod-image:
@@ -82,6 +82,22 @@ staticcheck:
 need-cc:
 	@mkdir -p build
 	@command -v "$$(go env CC)" >/dev/null || { echo "the race detector needs a C compiler: apt-get install gcc libc6-dev" >&2; exit 1; }
+
+# Known vulnerabilities in what our code calls, by Go's database (GOVULNDB) or, where
+# that cannot be reached, by the snapshot of it in e2e/vulncheck.
+GOVULNDB ?= https://vuln.go.dev
+vulncheck: build
+	go build -buildvcs=false -o build/tools/ golang.org/x/vuln/cmd/govulncheck
+	cd e2e && go build -buildvcs=false -o ../build/tools/vulncheck ./vulncheck
+	build/tools/vulncheck -db '$(GOVULNDB)' -govulncheck build/tools/govulncheck -binary build/ballast . e2e
+
+# That snapshot anew, from VULNDB, a clone of github.com/golang/vulndb.
+vulndb:
+	cd e2e/vulncheck && go run . -renew '$(abspath $(VULNDB))'
+
+# Every module is what go.sum says, and go.mod says what is needed.
+verify:
+	@set -e; for dir in . e2e e2e/kubernetes; do (cd "$$dir" && echo "$$dir" && go mod verify && go mod tidy -diff); done
 
 generate:
 	cd agent/agentpb && go build -buildvcs=false -o ../../build/tools/ google.golang.org/protobuf/cmd/protoc-gen-go google.golang.org/grpc/cmd/protoc-gen-go-grpc
