@@ -7,22 +7,12 @@ import (
 	"mime"
 	"net/http"
 	"path"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/ballast-csi/ballast/fetcher"
 )
-
-// find returns the file of m at a path.
-func find(m *fetcher.Manifest, path string) (fetcher.File, bool) {
-	i, ok := slices.BinarySearchFunc(m.Files, path, func(f fetcher.File, s string) int { return strings.Compare(f.Path.String(), s) })
-	if !ok {
-		return fetcher.File{}, false
-	}
-	return m.Files[i], true
-}
 
 // file answers with a file's verified bytes, or the Range asked for.
 func (c *call) file(m *fetcher.Manifest) {

@@ -55,12 +55,13 @@ type call struct {
 // from: what it says about that itself (X-Forwarded-For and its like) has no say.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c := &call{Handler: h, w: w, r: r}
-	from, err := netip.ParseAddrPort(r.RemoteAddr)
-	namespace, ok := h.admit(from.Addr().Unmap().WithZone(""))
+	from, _ := netip.ParseAddrPort(r.RemoteAddr) // the zero Addr, if it is none, is nobody's
+	namespace, ok := h.admit(from.Addr())
 	if !ok {
 		c.refuse(answer{http.StatusForbidden, "", msgStranger})
 		return
 	}
+	var err error
 	if c.who, err = callerOf(r.Header, namespace); err != nil {
 		c.fail(err)
 		return
@@ -104,7 +105,7 @@ func (c *call) revision() {
 	c.w.Header().Set("X-Repo-Commit", m.Revision.Commit.String())
 	switch c.to.action {
 	case actInfo:
-		c.json(http.StatusOK, infoOf(m, isTrue(c.r.URL.Query().Get("blobs"))))
+		c.info(m)
 	case actTree:
 		c.tree(m)
 	case actPathsInfo:
