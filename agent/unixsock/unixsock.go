@@ -4,7 +4,8 @@
 // Invariants:
 //   - a socket that somebody serves on, and anything that is not a socket, is left
 //     alone;
-//   - no mode is ever changed through a path that a link could redirect.
+//   - no mode is changed, and nothing dialled, through a link at the socket's path: its
+//     directory may be another user's, and hostile.
 package unixsock
 
 import (
@@ -70,23 +71,37 @@ func Listen(path string, log *zap.Logger, uids ...int) (net.Listener, error) {
 	return &listener{l, log, uids}, nil
 }
 
-// openToAll lets everyone connect to the socket at path, whatever the umask is. It
-// follows no link.
+// openToAll lets everyone connect to the socket at path, whatever the umask is.
 func openToAll(path string) error {
-	fd, err := unix.Open(path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	fd, err := openSocket(path)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(fd)
+	return os.Chmod(procPath(fd), 0o666)
+}
+
+// openSocket returns a descriptor (O_PATH) of the socket at path. It follows no link in
+// its last component, and opens nothing else.
+func openSocket(path string) (int, error) {
+	fd, err := unix.Open(path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, &fs.PathError{Op: "open", Path: path, Err: err}
+	}
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
-		return err
+		unix.Close(fd)
+		return -1, &fs.PathError{Op: "stat", Path: path, Err: err}
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFSOCK {
-		return errors.New("somebody has put something else there")
+		unix.Close(fd)
+		return -1, fmt.Errorf("%s: somebody has put something else there than a socket", path)
 	}
-	return os.Chmod(fmt.Sprintf("/proc/self/fd/%d", fd), 0o666)
+	return fd, nil
 }
+
+// procPath names what fd is, whatever its path is now.
+func procPath(fd int) string { return fmt.Sprintf("/proc/self/fd/%d", fd) }
 
 // removeStale removes a socket that nobody listens on.
 func removeStale(path string) error {
@@ -137,11 +152,17 @@ func (l *listener) Accept() (net.Conn, error) {
 }
 
 // Dial connects to the socket at path, and gives the connection up unless a process
-// of uid is at its other end.
+// of uid is at its other end. What is no socket, a link to one too, is not connected to
+// at all.
 func Dial(ctx context.Context, path string, uid int) (net.Conn, error) {
-	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", path)
+	fd, err := openSocket(path)
 	if err != nil {
 		return nil, err
+	}
+	defer unix.Close(fd)
+	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", procPath(fd))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	if err := checkPeer(conn, uid); err != nil {
 		conn.Close()

@@ -125,6 +125,48 @@ func TestOnlyTheUIDsNamedGetAConnection(t *testing.T) {
 	}
 }
 
+// The socket's directory is the agent's, and root dials.
+func TestDialGoesNowhereButToASocketOfThatVeryDirectory(t *testing.T) {
+	dir, elsewhere := t.TempDir(), filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", elsewhere)
+	must(t, err)
+	defer l.Close()
+	reached := make(chan struct{}, 10)
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			conn.Close()
+			reached <- struct{}{}
+		}
+	}()
+	for name, make := range map[string]func(string) error{
+		"link to another socket": func(p string) error { return os.Symlink(elsewhere, p) },
+		"link to nothing":        func(p string) error { return os.Symlink(p+"-absent", p) },
+		"link to itself":         func(p string) error { return os.Symlink(p, p) },
+		"file":                   func(p string) error { return os.WriteFile(p, nil, 0o666) },
+		"directory":              func(p string) error { return os.Mkdir(p, 0o777) },
+		"FIFO":                   func(p string) error { return unix.Mkfifo(p, 0o666) },
+		"nothing":                func(string) error { return nil },
+	} {
+		path := filepath.Join(dir, name)
+		must(t, make(path))
+		conn, err := Dial(t.Context(), path, os.Getuid())
+		if err == nil || !strings.Contains(err.Error(), path) {
+			t.Errorf("%s: Dial = %v, %v", name, conn, err)
+		}
+	}
+	if n := len(reached); n > 0 {
+		t.Errorf("the other socket was connected to %d times", n)
+	}
+	conn, err := Dial(t.Context(), elsewhere, os.Getuid())
+	must(t, err)
+	conn.Close()
+	<-reached
+}
+
 func must(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
