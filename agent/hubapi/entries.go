@@ -93,34 +93,35 @@ func entries(m *fetcher.Manifest, dir string, recursive bool, after string) iter
 	return func(yield func(entry) bool) {
 		last := after // what stands no further has been listed
 		list := func(e entry) bool {
-			if e.place() <= last {
-				return true
-			}
 			last = e.place()
 			return yield(e)
 		}
-		for i := firstFrom(m, max(prefix, after)); i < len(m.Files); {
-			f := m.Files[i]
-			rest, ok := strings.CutPrefix(f.Path.String(), prefix)
-			if !ok {
+		for i := firstFrom(m, max(prefix, after)); i < len(m.Files); i++ {
+			path := m.Files[i].Path.String()
+			if !strings.HasPrefix(path, prefix) {
 				return
 			}
-			if first, _, deep := strings.Cut(rest, "/"); deep && !recursive {
-				if !list(dirEntry(m.Revision, prefix+first)) {
+			for at := max(len(prefix), common(last, path)); at < len(path); at++ {
+				if path[at] == '/' && !list(dirEntry(m.Revision, path[:at])) {
 					return
-				}
-				i = firstFrom(m, prefix+first+"0") // "0" follows "/": past all that is in it
-				continue
-			}
-			for at, c := range rest {
-				if c == '/' && !list(dirEntry(m.Revision, prefix+rest[:at])) {
-					return
+				} else if path[at] == '/' && !recursive {
+					break
 				}
 			}
-			if !list(fileEntry(f)) {
+			if first, _, deep := strings.Cut(path[len(prefix):], "/"); deep && !recursive {
+				i = firstFrom(m, prefix+first+"0") - 1 // "0" follows "/": past all that is in it
+			} else if path > last && !list(fileEntry(m.Files[i])) {
 				return
 			}
-			i++
 		}
 	}
+}
+
+// common is how many bytes two strings begin with alike. The directories of a path that
+// end within what it has in common with the place before have been listed.
+func common(a, b string) (n int) {
+	for n < len(a) && n < len(b) && a[n] == b[n] {
+		n++
+	}
+	return n
 }
