@@ -58,7 +58,7 @@ func (w *world) start() *world {
 	log := zaptest.NewLogger(w.t)
 	s, err := store.Open(store.Config{Dir: w.dir, Log: log, Reserve: -1})
 	must(w.t, err)
-	client, err := hub.New(hub.Config{Endpoint: w.hub.URL(), UserAgent: "ballast/test", Log: log})
+	client, err := hub.New(hub.Config{Endpoint: w.hub.URL(), UserAgent: "ballast/test", Log: log, TokensOverHTTP: true})
 	must(w.t, err)
 	engine, err := fetcher.NewEngine(fetcher.EngineConfig{Log: log})
 	must(w.t, err)

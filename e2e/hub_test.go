@@ -3,7 +3,6 @@ package e2e
 import (
 	"bytes"
 	"context"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -62,9 +61,9 @@ func upload(t *testing.T, h *hub.Hub, repo, kind string, files map[string][]byte
 // hubClient is the product's own, without connections left over.
 func hubClient(t *testing.T, url string) *fetcherhub.Client {
 	t.Helper()
-	transport := &http.Transport{}
-	t.Cleanup(transport.CloseIdleConnections)
-	return must(fetcherhub.New(fetcherhub.Config{Endpoint: url, UserAgent: "ballast/e2e", Log: quiet(t), Transport: transport}))(t)
+	client := must(fetcherhub.New(fetcherhub.Config{Endpoint: url, UserAgent: "ballast/e2e", Log: quiet(t)}))(t)
+	t.Cleanup(client.CloseIdle)
+	return client
 }
 
 func quiet(t *testing.T) *zap.Logger { return zaptest.NewLogger(t, zaptest.Level(zap.InfoLevel)) }

@@ -27,6 +27,11 @@ var (
 	// or lists what no repository can hold (a path that leaves it, a digest that
 	// is none). An answer in another form than an Authority's is Unreachable.
 	ErrMalformed = errors.New("malformed answer")
+	// ErrInsecure: a token was given, and the way to the Authority is not encrypted.
+	ErrInsecure = errors.New("a token is not sent over http://")
+	// ErrOffLimits: content is said to be where no content is, such as at a cloud's
+	// metadata address. Whoever said so is hostile or broken; waiting mends neither.
+	ErrOffLimits = errors.New("off limits")
 )
 
 // Denied reports whether err says that a credential may not read a repository.

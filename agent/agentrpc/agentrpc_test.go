@@ -50,7 +50,7 @@ func TestMain(m *testing.M) {
 func start(t *testing.T, h *hubtest.Hub) (path string, local agentpb.AgentClient) {
 	t.Helper()
 	log := zaptest.NewLogger(t)
-	client, err := hub.New(hub.Config{Endpoint: h.URL(), UserAgent: "ballast/test", Log: log})
+	client, err := hub.New(hub.Config{Endpoint: h.URL(), UserAgent: "ballast/test", Log: log, TokensOverHTTP: true})
 	must(t, err)
 	engine, err := fetcher.NewEngine(fetcher.EngineConfig{Log: log})
 	must(t, err)

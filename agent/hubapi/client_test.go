@@ -15,9 +15,8 @@ import (
 // TestThisModulesOwnClientReadsACacheAsItReadsTheHub is what peers rest on.
 func TestThisModulesOwnClientReadsACacheAsItReadsTheHub(t *testing.T) {
 	s, repos := filled(t, "org/name", "datasets/org/set", "gpt2")
-	transport := &http.Transport{}
-	t.Cleanup(transport.CloseIdleConnections)
-	client := must(hub.New(hub.Config{Endpoint: serve(t, hubapi.Cached(s)), Transport: transport}))(t)
+	client := must(hub.New(hub.Config{Endpoint: serve(t, hubapi.Cached(s))}))(t)
+	t.Cleanup(client.CloseIdle)
 	main := must(fetcher.ParseRef("main"))(t)
 	anyone := fetcher.Secret{}
 	for _, repo := range repos {

@@ -47,12 +47,13 @@ type agentFlags struct {
 
 // coreFlags are what any process that runs an agent can be told.
 type coreFlags struct {
-	endpoint    string
-	connections int
-	publicFor   time.Duration
-	proofFor    time.Duration
-	proofGrace  time.Duration
-	refMaxAge   time.Duration
+	endpoint       string
+	tokensOverHTTP bool
+	connections    int
+	publicFor      time.Duration
+	proofFor       time.Duration
+	proofGrace     time.Duration
+	refMaxAge      time.Duration
 }
 
 func agentCommand() *cobra.Command {
@@ -92,6 +93,7 @@ func defaultCore() coreFlags {
 func (f *coreFlags) register(cmd *cobra.Command) {
 	flags, d := cmd.Flags(), defaultCore()
 	flags.StringVar(&f.endpoint, "hub-endpoint", d.endpoint, "URL of the Hub; the default is $HF_ENDPOINT")
+	flags.BoolVar(&f.tokensOverHTTP, "tokens-over-http", false, "send tokens to a Hub whose URL is http://, where anyone on the way can read them")
 	flags.IntVar(&f.connections, "connections", d.connections, "connections that fetch at the same time for one snapshot")
 	flags.DurationVar(&f.publicFor, "public-for", d.publicFor, "how long a proof that a repository is public holds")
 	flags.DurationVar(&f.proofFor, "proof-for", d.proofFor, "how long a proof that a token may read a repository holds")
@@ -125,7 +127,8 @@ func (f coreFlags) newAgent(s *store.Store, pods agent.Pods, reg prometheus.Regi
 	if err := f.check(); err != nil {
 		return nil, err
 	}
-	client, err := hub.New(hub.Config{Endpoint: f.endpoint, UserAgent: "ballast/" + version, Connections: f.connections, Log: log.Named("hub")})
+	client, err := hub.New(hub.Config{
+		Endpoint: f.endpoint, UserAgent: "ballast/" + version, Connections: f.connections, TokensOverHTTP: f.tokensOverHTTP, Log: log.Named("hub")})
 	if err != nil {
 		return nil, usageError{fmt.Errorf("--hub-endpoint: %w", err)}
 	}

@@ -22,12 +22,13 @@ import (
 )
 
 type demoFlags struct {
-	dir      string
-	repo     string
-	revision string
-	endpoint string
-	inside   string // set in the process that is in the namespace
-	size     modelSize
+	dir            string
+	repo           string
+	revision       string
+	endpoint       string
+	tokensOverHTTP bool
+	inside         string // set in the process that is in the namespace
+	size           modelSize
 }
 
 // Values of --inside.
@@ -66,6 +67,7 @@ func newDemoCommand(size modelSize) *cobra.Command {
 	flags.StringVar(&f.repo, "repo", "", "repository of the Hub to use: org/name, or datasets/org/name")
 	flags.StringVar(&f.revision, "revision", "main", "branch, tag or commit of --repo")
 	flags.StringVar(&f.endpoint, "hub-endpoint", defaultCore().endpoint, "URL of the Hub for --repo; the default is $HF_ENDPOINT")
+	flags.BoolVar(&f.tokensOverHTTP, "tokens-over-http", false, "send $HF_TOKEN to a Hub whose URL is http://, where anyone on the way can read it")
 	flags.StringVar(&f.inside, "inside", "", "")
 	_ = flags.MarkHidden("inside") // an error only if there is no such flag
 	return cmd
@@ -236,7 +238,7 @@ func (f demoFlags) show(ctx context.Context, out io.Writer) error {
 	}
 	cfg := demoConfig{
 		dir: f.dir, user: f.inside == insideUser, size: f.size,
-		repo: f.repo, revision: f.revision, endpoint: f.endpoint, token: fetcher.NewSecret(os.Getenv("HF_TOKEN")),
+		repo: f.repo, revision: f.revision, endpoint: f.endpoint, token: fetcher.NewSecret(os.Getenv("HF_TOKEN")), tokensOverHTTP: f.tokensOverHTTP,
 	}
 	how := "as root, in a mount namespace of its own"
 	if cfg.user {

@@ -23,7 +23,7 @@ func TestDemoShowsARepositoryOfAnotherHub(t *testing.T) {
 	})
 	h.SetPrivate("org/model", "hf_demo")
 	w := inWorld(t, demoConfig{
-		size: smallModel(), repo: "org/model", revision: "main", endpoint: h.URL(), token: fetcher.NewSecret("hf_demo"),
+		size: smallModel(), repo: "org/model", revision: "main", endpoint: h.URL(), token: fetcher.NewSecret("hf_demo"), tokensOverHTTP: true,
 	})
 	var text strings.Builder
 	if err := runSteps(t.Context(), w, &text); err != nil {

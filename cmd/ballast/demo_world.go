@@ -33,6 +33,8 @@ type demoConfig struct {
 	revision string
 	endpoint string
 	token    fetcher.Secret
+	// Whether it may be sent to an http:// endpoint.
+	tokensOverHTTP bool
 }
 
 // world is what runs: a Hub (or none), a node's agent and its CSI driver, each the
@@ -141,7 +143,7 @@ func (w *world) startAgent(log *zap.Logger) (err error) {
 		return err
 	}
 	core := defaultCore()
-	core.endpoint = w.cfg.endpoint
+	core.endpoint, core.tokensOverHTTP = w.cfg.endpoint, w.cfg.tokensOverHTTP
 	a, err := core.newAgent(w.cache, nil, w.metrics, log)
 	if err != nil {
 		return err
@@ -254,7 +256,7 @@ func (w *world) askHub(ctx context.Context) (*fetcher.Manifest, error) {
 	if recorded == nil {
 		return nil, fmt.Errorf("the agent did not record which commit of %s it mounted", w.repoName)
 	}
-	client, err := hub.New(hub.Config{Endpoint: w.cfg.endpoint, UserAgent: "ballast/" + version})
+	client, err := hub.New(hub.Config{Endpoint: w.cfg.endpoint, UserAgent: "ballast/" + version, TokensOverHTTP: w.cfg.tokensOverHTTP})
 	if err != nil {
 		return nil, err
 	}

@@ -69,9 +69,9 @@ func must[T any](v T, err error) func(testing.TB) T {
 // newClient is the product's own, without connections left over.
 func newClient(t *testing.T, h *hub.Hub) *client.Client {
 	t.Helper()
-	transport := &http.Transport{}
-	t.Cleanup(transport.CloseIdleConnections)
-	return must(client.New(client.Config{Endpoint: h.URL(), UserAgent: "ballast/e2e", Log: zaptest.NewLogger(t), Transport: transport}))(t)
+	c := must(client.New(client.Config{Endpoint: h.URL(), UserAgent: "ballast/e2e", Log: zaptest.NewLogger(t), TokensOverHTTP: true}))(t)
+	t.Cleanup(c.CloseIdle)
+	return c
 }
 
 func repoOf(t *testing.T, name string) fetcher.Repo {

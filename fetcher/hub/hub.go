@@ -7,6 +7,8 @@
 // Invariants:
 //   - A token goes to the endpoint's own origin (scheme, host and port) and
 //     nowhere else: a redirect to another one drops it for good.
+//   - A token goes over http:// only if Config says so.
+//   - A redirect to another origin never connects to what guard forbids.
 //   - Neither a token nor a signed URL is in any error or log line.
 //   - Only the Hub's own words are a verdict on a repository. A proxy's page, a
 //     default backend's 404 or a login's redirect is fetcher.UnreachableError.
@@ -62,17 +64,23 @@ type Config struct {
 	// that many idle connections are kept a host. 0: 8.
 	Connections int
 	Log         *zap.Logger // nil: none
-	// Transport sends requests; nil: one made for this, HTTP/1.1 only, because
-	// many connections carry more than the streams of one.
-	Transport http.RoundTripper
+	// TokensOverHTTP allows tokens on the way to an http:// endpoint. Without, what
+	// would need one fails there with fetcher.ErrInsecure.
+	TokensOverHTTP bool
 }
 
 // Client speaks to one Hub. It is safe for concurrent use.
 type Client struct {
-	endpoint  *url.URL
-	userAgent string
-	transport http.RoundTripper
-	log       *zap.Logger
+	endpoint       *url.URL
+	userAgent      string
+	tokensOverHTTP bool
+	log            *zap.Logger
+
+	transport *http.Transport // to the endpoint's origin, and to whatever a proxy connects to
+	direct    *http.Transport // to other origins, guarded
+	proxy     func(*http.Request) (*url.URL, error)
+	guard     guard
+
 	// Limits on one answer, or on all pages of a listing.
 	maxAnswer  int64 // bytes of JSON
 	maxEntries int
@@ -98,16 +106,19 @@ func New(cfg Config) (*Client, error) {
 	if cfg.Connections == 0 {
 		cfg.Connections = 8
 	}
-	c := &Client{endpoint: endpoint, userAgent: cfg.UserAgent, transport: cfg.Transport, log: cfg.Log, maxAnswer: maxAnswer, maxEntries: fetcher.MaxFiles}
+	c := &Client{
+		endpoint: endpoint, userAgent: cfg.UserAgent, tokensOverHTTP: cfg.TokensOverHTTP, log: cfg.Log,
+		proxy: http.ProxyFromEnvironment, guard: guard{loopback: isLoopback(endpoint.Hostname())},
+		maxAnswer: maxAnswer, maxEntries: fetcher.MaxFiles,
+	}
 	if c.userAgent == "" {
 		c.userAgent = "ballast"
 	}
 	if c.log == nil {
 		c.log = zap.NewNop()
 	}
-	if c.transport == nil {
-		c.transport = newTransport(cfg.Connections)
-	}
+	c.transport = newTransport(cfg.Connections, c.proxy, net.Dialer{})
+	c.direct = newTransport(cfg.Connections, nil, net.Dialer{ControlContext: c.guard.control})
 	return c, nil
 }
 
@@ -126,12 +137,15 @@ func parseEndpoint(s string) (*url.URL, error) {
 	return u, nil
 }
 
-func newTransport(connections int) *http.Transport {
+// newTransport speaks HTTP/1.1 only: many connections carry more than the streams of
+// one.
+func newTransport(connections int, proxy func(*http.Request) (*url.URL, error), dialer net.Dialer) *http.Transport {
+	dialer.Timeout = dialTimeout
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
 	return &http.Transport{
-		Proxy:                  http.ProxyFromEnvironment,
-		DialContext:            (&net.Dialer{Timeout: dialTimeout}).DialContext,
+		Proxy:                  proxy,
+		DialContext:            dialer.DialContext,
 		TLSHandshakeTimeout:    tlsTimeout,
 		ResponseHeaderTimeout:  headersTimeout,
 		IdleConnTimeout:        idleTimeout,
@@ -148,9 +162,8 @@ func (c *Client) Name() string { return Name }
 
 // CloseIdle closes connections that are not in use.
 func (c *Client) CloseIdle() {
-	if t, ok := c.transport.(interface{ CloseIdleConnections() }); ok {
-		t.CloseIdleConnections()
-	}
+	c.transport.CloseIdleConnections()
+	c.direct.CloseIdleConnections()
 }
 
 // apiURL returns {endpoint}/api/{models|datasets}/{repo}/{parts}, each part

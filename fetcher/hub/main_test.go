@@ -19,7 +19,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // newClient returns a Client of a Hub at endpoint whose connections end with the test.
 func newClient(t testing.TB, endpoint string) *hub.Client {
 	t.Helper()
-	c, err := hub.New(hub.Config{Endpoint: endpoint, UserAgent: "ballast/test"})
+	c, err := hub.New(hub.Config{Endpoint: endpoint, UserAgent: "ballast/test", TokensOverHTTP: true})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -58,6 +58,9 @@ func (c *Client) send(ctx context.Context, q request) (*answer, error) {
 		return nil, fmt.Errorf("%s: %w: it has characters that no token has", q.what, fetcher.ErrBadToken)
 	}
 	a := &answer{url: q.url, home: c.home(q.url)}
+	if a.home && a.url.Scheme == "http" && !q.cred.IsZero() && !c.tokensOverHTTP {
+		return nil, fmt.Errorf("%s: %w, where anyone on the way can read it: give an https:// endpoint, or allow it with --tokens-over-http", q.what, fetcher.ErrInsecure)
+	}
 	for hop := 0; ; hop++ {
 		res, err := c.once(ctx, q, a)
 		if err != nil {
@@ -100,8 +103,35 @@ func (c *Client) once(ctx context.Context, q request, a *answer) (*http.Response
 	if a.home && !q.cred.IsZero() {
 		req.Header.Set("Authorization", "Bearer "+q.cred.Reveal())
 	}
+	if !a.home {
+		return c.stray(ctx, q, req)
+	}
 	res, err := c.transport.RoundTrip(req)
 	if err != nil {
+		return nil, networkError(ctx, q, err)
+	}
+	return res, nil
+}
+
+// stray sends a request to where a redirect led. What that connects to is guarded.
+func (c *Client) stray(ctx context.Context, q request, req *http.Request) (*http.Response, error) {
+	transport := c.direct
+	proxy, err := c.proxy(req)
+	if err == nil && proxy != nil {
+		transport = c.transport // the proxy connects
+	}
+	var res *http.Response
+	if err == nil {
+		err = c.guard.host(req.URL.Hostname())
+	}
+	if err == nil {
+		res, err = transport.RoundTrip(req)
+	}
+	var refused *offLimits
+	switch {
+	case errors.As(err, &refused):
+		return nil, fmt.Errorf("%s: a redirect to %s: %w", q.what, clean(req.URL.Host, q.cred), refused)
+	case err != nil:
 		return nil, networkError(ctx, q, err)
 	}
 	return res, nil

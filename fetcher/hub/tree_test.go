@@ -161,10 +161,11 @@ func TestNextPageIsAskedWhereTheEndpointIs(t *testing.T) {
 		fmt.Fprint(w, `[]`)
 	}))
 	defer tls.Close()
-	client, err := New(Config{Endpoint: tls.URL, Transport: tls.Client().Transport})
+	client, err := New(Config{Endpoint: tls.URL})
 	if err != nil {
 		t.Fatal(err)
 	}
+	client.transport = tls.Client().Transport.(*http.Transport)
 	if _, err := client.Manifest(t.Context(), revisionOf(t), fetcher.NewSecret("hf_x")); err != nil || len(asked) != 4 || !strings.HasSuffix(asked[3], "?cursor=3") {
 		t.Errorf("%v: %v", asked, err)
 	}
