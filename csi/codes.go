@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"unicode"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -92,8 +93,9 @@ type failure struct {
 	text   string // for the pod's events
 }
 
+// failf makes a failure. What the agent said may be in its text.
 func failf(r reason, format string, args ...any) *failure {
-	return &failure{r, fmt.Sprintf(format, args...)}
+	return &failure{r, fit(fmt.Sprintf(format, args...))}
 }
 
 func (f *failure) Error() string { return f.text }
@@ -103,20 +105,27 @@ func (f *failure) final() bool { return outcomes[f.reason].next == final }
 // maxText bounds a text in bytes: an event holds 1024, of which kubelet needs some.
 const maxText = 800
 
-// GRPCStatus makes gRPC answer with the table's code (status.FromError). What the
-// agent said may be in the text, so it is made fit to print.
-func (f *failure) GRPCStatus() *status.Status {
-	text := strings.Map(func(r rune) rune {
-		if r < ' ' && r != '\n' || r == 0x7f {
+// fit returns text as events and logs can show it: cut, and without what a terminal
+// obeys.
+func fit(text string) string {
+	cut := len(text) > maxText
+	if cut {
+		text = text[:maxText]
+	}
+	text = strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) && r != '\n' {
 			return ' '
 		}
 		return r
-	}, strings.ToValidUTF8(f.text, "?"))
-	if len(text) > maxText {
-		text = strings.ToValidUTF8(text[:maxText], "") + "..."
+	}, strings.ToValidUTF8(text, "?"))
+	if cut {
+		text = strings.TrimSuffix(text, "?") + "..." // half a character
 	}
-	return status.New(outcomes[f.reason].code, text)
+	return text
 }
+
+// GRPCStatus makes gRPC answer with the table's code (status.FromError).
+func (f *failure) GRPCStatus() *status.Status { return status.New(outcomes[f.reason].code, f.text) }
 
 // refused is the agent's refusal as a failure.
 func refused(r *agentpb.Refused) *failure {
@@ -128,7 +137,7 @@ func refused(r *agentpb.Refused) *failure {
 	if text == "" {
 		text = "the agent refused the volume and did not say why (" + r.GetReason().String() + "): see its log"
 	}
-	return &failure{why, text}
+	return failf(why, "%s", text)
 }
 
 // reasonOf returns the failure's reason, or "" for another error or none.

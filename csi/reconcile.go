@@ -22,6 +22,10 @@ const (
 	pinsTime = 10 * time.Second
 	// retryReconcile is the pause before an agent that was away is asked again.
 	retryReconcile = 5 * time.Second
+	// maxFailures ends a round: an agent that fails so often is as good as away.
+	maxFailures = 10
+	// maxUnreadable is how many pins that cannot be read are looked at in a round.
+	maxUnreadable = 1000
 )
 
 // reconcileUntil reconciles pins at once, whenever the agent is back after it could not
@@ -63,25 +67,26 @@ func (n *node) reconcile(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var failed error
+	var failed []error
 	for _, volume := range pins.GetVolumes() {
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
 		if err := n.reconcilePin(volume); err != nil {
-			failed = err
+			failed = append(failed, err)
+		}
+		if ctx.Err() != nil || len(failed) == maxFailures {
+			return errors.Join(append(failed, ctx.Err())...)
 		}
 	}
 	sees := seesVolumes(pins.GetVolumes())
-	for _, name := range pins.GetUnreadable() {
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
+	names := n.wellFormed(pins.GetUnreadable())
+	for _, name := range names[:min(len(names), maxUnreadable)] {
 		if err := n.reconcileUnreadable(name, sees); err != nil {
-			failed = err
+			failed = append(failed, err)
+		}
+		if ctx.Err() != nil || len(failed) == maxFailures {
+			return errors.Join(append(failed, ctx.Err())...)
 		}
 	}
-	return errors.Join(failed, n.findUnpinned(ctx, pins))
+	return errors.Join(append(failed, n.findUnpinned(ctx, pins))...)
 }
 
 func (n *node) pins(ctx context.Context) (*agentpb.PinsResponse, error) {
@@ -118,15 +123,20 @@ func (n *node) reconcilePin(volume *agentpb.Volume) error {
 // pinName is the form of a pin's name: what follows mount.SourcePrefix in a source.
 var pinName = regexp.MustCompile(`^[0-9a-f]{64}$`)
 
+// wellFormed returns those names that may be a pin's.
+func (n *node) wellFormed(names []string) []string {
+	kept := slices.DeleteFunc(slices.Clone(names), func(name string) bool { return !pinName.MatchString(name) })
+	if len(kept) < len(names) {
+		n.log.Warn("the agent names pins in a way that no mount does: they are kept", zap.Int("pins", len(names)-len(kept)))
+	}
+	return kept
+}
+
 // reconcileUnreadable releases a pin of which only the name is left, if it is certain
 // that its volume is not mounted. Its target is not known, but an overlay says its
 // pin's name; a bind does not, so any bind may be it. sees: this process sees kubelet's
 // volumes. Without that, no mount that it sees says nothing.
 func (n *node) reconcileUnreadable(name string, sees bool) error {
-	if !pinName.MatchString(name) {
-		n.log.Warn("the agent names a pin in a way that no mount does: it is kept", zap.String(keyPin, name))
-		return nil
-	}
 	source := mount.SourcePrefix + name
 	unlock, ok := n.targets.tryLock(source)
 	if !ok {

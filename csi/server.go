@@ -82,6 +82,7 @@ func New(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("csi: register metrics: %w", err)
 	}
+	cfg.Agent = guarded{cfg.Agent}
 	return &Server{cfg: cfg, node: newNode(cfg, m), log: cfg.Log, metrics: m}, nil
 }
 

@@ -60,27 +60,31 @@ func (n *node) findUnpinned(ctx context.Context, pins *agentpb.PinsResponse) err
 // unpinned returns the targets of the mounts that no pin is for. The key is what to lock:
 // the source of an overlay, the target of a bind.
 func unpinned(mounts []mount.Info, pins *agentpb.PinsResponse) map[string][]string {
-	pinned := map[string]bool{}
-	for _, v := range pins.GetVolumes() {
-		pinned[mount.Source(v.GetId(), v.GetTargetPath())] = true
-		pinned[v.GetTargetPath()] = true
-		if dir, err := filepath.EvalSymlinks(filepath.Dir(v.GetTargetPath())); err == nil {
-			pinned[filepath.Join(dir, filepath.Base(v.GetTargetPath()))] = true // as mountinfo has it
-		}
-	}
-	for _, name := range pins.GetUnreadable() {
-		pinned[mount.SourcePrefix+name] = true
-	}
-	found := map[string][]string{}
+	found, binds := map[string][]string{}, false
 	for _, m := range mounts {
 		key := m.Source
 		if !strings.HasPrefix(key, mount.SourcePrefix) {
 			if key = m.Target; !isBind(m) || len(pins.GetUnreadable()) > 0 {
 				continue // no bind of a publish's, or one whose pin may be there
 			}
+			binds = true
 		}
-		if !pinned[key] {
-			found[key] = append(found[key], m.Target)
+		found[key] = append(found[key], m.Target)
+	}
+	for _, name := range pins.GetUnreadable() {
+		delete(found, mount.SourcePrefix+name)
+	}
+	for _, v := range pins.GetVolumes() {
+		delete(found, mount.Source(v.GetId(), v.GetTargetPath()))
+		delete(found, v.GetTargetPath())
+	}
+	if !binds {
+		return found
+	}
+	// mountinfo may have a bind's target by another path than kubelet.
+	for _, v := range pins.GetVolumes() {
+		if dir, err := filepath.EvalSymlinks(filepath.Dir(v.GetTargetPath())); err == nil {
+			delete(found, filepath.Join(dir, filepath.Base(v.GetTargetPath())))
 		}
 	}
 	return found
