@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"io"
-	"net/http"
 	"testing"
 
 	"github.com/ballast-csi/ballast/agent/hubapi"

@@ -3,6 +3,7 @@ package hubapi
 import (
 	"cmp"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/netip"
 	"slices"
@@ -55,9 +56,13 @@ type call struct {
 // from: what it says about that itself (X-Forwarded-For and its like) has no say.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c := &call{Handler: h, w: w, r: r}
+	if r.ContentLength != 0 {
+		c.hearUntil(time.Now().Add(patience))
+	}
 	from, _ := netip.ParseAddrPort(r.RemoteAddr) // the zero Addr, if it is none, is nobody's
 	namespace, ok := h.admit(from.Addr())
 	if !ok {
+		w.Header().Set("Connection", "close") // with what else it would send
 		c.refuse(answer{http.StatusForbidden, "", msgStranger})
 		return
 	}
@@ -97,6 +102,14 @@ func (c *call) answer() {
 
 // revision answers what is about one Revision.
 func (c *call) revision() {
+	var asked []string
+	if c.to.action == actPathsInfo { // before anything is held for it
+		var err error
+		if asked, err = c.pathsAsked(); err != nil {
+			c.fail(&badName{"", fmt.Errorf("paths-info: %w", err)})
+			return
+		}
+	}
 	m, err := c.lib.Manifest(c.r.Context(), c.who, c.to.repo, c.to.ref)
 	if err != nil {
 		c.fail(err)
@@ -109,7 +122,7 @@ func (c *call) revision() {
 	case actTree:
 		c.tree(m)
 	case actPathsInfo:
-		c.pathsInfo(m)
+		c.pathsInfo(m, asked)
 	case actResolve:
 		c.file(m)
 	}
@@ -154,6 +167,9 @@ const slowest = 1 << 20
 
 // patience is what a client has beside that.
 const patience = time.Minute
+
+// hearUntil bounds how long the client may take to send a body; zero ends that.
+func (c *call) hearUntil(end time.Time) { _ = http.NewResponseController(c.w).SetReadDeadline(end) }
 
 // within bounds how long the client may take for an answer of so many bytes. Where
 // connections have no deadlines (the demo's, a test's) there is nothing to bound.

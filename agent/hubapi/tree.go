@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/ballast-csi/ballast/fetcher"
 )
@@ -90,17 +91,7 @@ func origin(r *http.Request) (scheme, host string) {
 
 // pathsInfo answers what is known of each path asked for; unknown ones are left out,
 // as on the Hub.
-func (c *call) pathsInfo(m *fetcher.Manifest) {
-	c.r.Body = http.MaxBytesReader(c.w, c.r.Body, maxForm)
-	paths, err := pathsAsked(c.r)
-	if err != nil {
-		c.fail(&badName{"", fmt.Errorf("paths-info: %w", err)})
-		return
-	}
-	if len(paths) > maxPaths {
-		c.fail(&badName{"", fmt.Errorf("paths-info: %d paths: ask for at most %d at a time", len(paths), maxPaths)})
-		return
-	}
+func (c *call) pathsInfo(m *fetcher.Manifest, paths []string) {
 	found, seen := []entry{}, map[string]bool{}
 	for _, p := range paths {
 		p = strings.TrimSuffix(p, "/")
@@ -117,18 +108,25 @@ func (c *call) pathsInfo(m *fetcher.Manifest) {
 	c.json(http.StatusOK, found)
 }
 
-func pathsAsked(r *http.Request) ([]string, error) {
-	if kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); kind == "application/json" {
+// pathsAsked reads the body of a paths-info request, the only one that is read.
+func (c *call) pathsAsked() (paths []string, err error) {
+	c.r.Body = http.MaxBytesReader(c.w, c.r.Body, maxForm)
+	if kind, _, _ := mime.ParseMediaType(c.r.Header.Get("Content-Type")); kind == "application/json" {
 		var body struct {
 			Paths []string `json:"paths"`
 		}
-		err := json.NewDecoder(r.Body).Decode(&body)
-		return body.Paths, err
+		err = json.NewDecoder(c.r.Body).Decode(&body)
+		paths = body.Paths
+	} else {
+		err = c.r.ParseForm()
+		paths = c.r.PostForm["paths"]
 	}
-	if err := r.ParseForm(); err != nil {
-		return nil, err
+	if err == nil && len(paths) > maxPaths {
+		err = fmt.Errorf("%d paths: ask for at most %d at a time", len(paths), maxPaths)
 	}
-	return r.PostForm["paths"], nil
+	// A deadline that passes while the Hub is asked would end the request.
+	c.hearUntil(time.Time{})
+	return paths, err
 }
 
 // isTrue reads a boolean of a query or form: Python's clients send "True".
