@@ -23,10 +23,16 @@ type access struct {
 	key        [32]byte // of this process: the hashes mean nothing outside it
 
 	mu     sync.Mutex // guards what follows
-	proofs map[proofKey]time.Time
+	proofs map[proofKey]proof
 	// withdrawn is when a credential (anonymous if zero) was last turned away: an
 	// answer to a question asked before that proves nothing any more.
 	withdrawn map[proofKey]time.Time
+}
+
+// proof is a credential's own.
+type proof struct {
+	origin store.Origin
+	at     time.Time
 }
 
 type proofKey struct {
@@ -40,7 +46,7 @@ func newAccess(cfg Config) *access {
 		publicFor:  cfg.PublicFor,
 		proofFor:   cfg.ProofFor,
 		proofGrace: cfg.ProofGrace,
-		proofs:     map[proofKey]time.Time{},
+		proofs:     map[proofKey]proof{},
 		withdrawn:  map[proofKey]time.Time{},
 	}
 	rand.Read(a.key[:]) // never fails (crypto/rand)
@@ -66,9 +72,9 @@ func (a *access) public(rec store.RepoRecord, unreachable bool) bool {
 	return !rec.PublicAt.IsZero() && (unreachable || within(rec.PublicAt, a.publicFor))
 }
 
-// proved reports whether cred's own proof for repo is fresh; with unreachable it
-// may be older by proofGrace.
-func (a *access) proved(cred fetcher.Secret, repo fetcher.Repo, unreachable bool) bool {
+// proved reports whether cred's own proof for o is fresh; with unreachable it may be older
+// by proofGrace.
+func (a *access) proved(cred fetcher.Secret, o store.Origin, unreachable bool) bool {
 	if cred.IsZero() {
 		return false
 	}
@@ -78,27 +84,27 @@ func (a *access) proved(cred fetcher.Secret, repo fetcher.Repo, unreachable bool
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	at, ok := a.proofs[a.proofKey(cred, repo)]
-	return ok && within(at, limit)
+	p, ok := a.proofs[a.proofKey(cred, o.Repo)]
+	return ok && p.origin == o && within(p.at, limit)
 }
 
 // errWithdrawn: the credential was turned away while its question was being answered.
 var errWithdrawn = fmt.Errorf("access was withdrawn meanwhile: %w", fetcher.ErrNotFound)
 
-// grant records that cred (anonymous if zero) was let through to repo's content, by the
+// grant records that cred (anonymous if zero) was let through to o's content, by the
 // answer to a question that was asked at a given time. It returns errWithdrawn if cred
 // was turned away since.
-func (a *access) grant(cred fetcher.Secret, repo fetcher.Repo, asked time.Time) error {
+func (a *access) grant(cred fetcher.Secret, o store.Origin, asked time.Time) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	key := a.proofKey(cred, repo)
+	key := a.proofKey(cred, o.Repo)
 	if !a.withdrawn[key].Before(asked) {
-		return errWithdrawn
+		return fmt.Errorf("%s: %w", o.Repo, errWithdrawn)
 	}
 	if cred.IsZero() {
-		return a.store.SetPublic(repo, asked)
+		return a.store.SetPublic(o, asked)
 	}
-	a.proofs[key] = asked
+	a.proofs[key] = proof{o, asked}
 	return nil
 }
 
@@ -116,15 +122,15 @@ func (a *access) withdraw(cred fetcher.Secret, repo fetcher.Repo) error {
 	if err != nil || rec.PublicAt.IsZero() {
 		return err
 	}
-	return a.store.SetPublic(repo, time.Time{})
+	return a.store.SetPublic(store.Origin{Repo: repo, ID: rec.ID}, time.Time{})
 }
 
 // prune drops what can no longer count. A question is answered within longestAnswer.
 func (a *access) prune(now time.Time) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	for k, at := range a.proofs {
-		if now.Sub(at) > a.proofFor+a.proofGrace {
+	for k, p := range a.proofs {
+		if now.Sub(p.at) > a.proofFor+a.proofGrace {
 			delete(a.proofs, k)
 		}
 	}
@@ -135,19 +141,19 @@ func (a *access) prune(now time.Time) {
 	}
 }
 
-// mayUse reports whether a Blob's bytes may be used for repo without reading them
-// again: they came through repo itself, or through a Repo that everyone may read.
-// A Digest that repo merely claims is no proof that its readers may have the bytes.
-func (a *access) mayUse(d fetcher.Digest, repo fetcher.Repo) (bool, error) {
-	if a.store.CameThrough(d, repo) {
+// mayUse reports whether a Blob's bytes may be used for o without reading them again:
+// they came through o itself, or through one that everyone may read and that still has
+// its name. A Digest that o merely claims is no proof that its readers may have the bytes.
+func (a *access) mayUse(d fetcher.Digest, o store.Origin) (bool, error) {
+	if a.store.CameThrough(d, o) {
 		return true, nil
 	}
-	for _, origin := range a.store.Origins(d) {
-		rec, err := a.store.Repo(origin)
+	for _, other := range a.store.Origins(d) {
+		rec, err := a.store.Repo(other.Repo)
 		if err != nil {
 			return false, err
 		}
-		if a.public(rec, false) {
+		if rec.ID == other.ID && a.public(rec, false) {
 			return true, nil
 		}
 	}

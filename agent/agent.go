@@ -26,6 +26,12 @@ type Config struct {
 	Pods Pods
 	// Registerer takes the agent's metrics; nil keeps them to itself.
 	Registerer prometheus.Registerer
+	// NodeToken gives the token that the operator lent to the node, and is called
+	// whenever it could be used; nil if there is none. It asks where anyone may read,
+	// for its higher rate limits, and for whom Open names; it opens nothing to others.
+	NodeToken func() (fetcher.Secret, error)
+	// Open are the operator's rules that authorise without a proof.
+	Open []Opening
 
 	// PublicFor is how long an anonymous proof of access holds (24 h).
 	PublicFor time.Duration
@@ -70,8 +76,9 @@ type Agent struct {
 	log     *zap.Logger
 	store   *store.Store
 	access  *access
+	node    *nodeToken
 	metrics *metrics
-	inbound keyedMutex[blobKey] // one fetch of a Digest through a Repo at a time
+	inbound keyedMutex[blobKey] // one fetch of a Digest through an Origin at a time
 
 	ctx    context.Context // ends when Run does: every wait selects on it
 	cancel context.CancelFunc
@@ -91,7 +98,7 @@ func New(cfg Config) (*Agent, error) {
 	if cfg.Store == nil || cfg.Authority == nil || cfg.Source == nil || cfg.Engine == nil || cfg.Log == nil {
 		return nil, errors.New("agent: Store, Authority, Source, Engine and Log are needed")
 	}
-	if err := cfg.setDefaults(); err != nil {
+	if err := errors.Join(cfg.setDefaults(), checkOpen(cfg.Open)); err != nil {
 		return nil, err
 	}
 	a := &Agent{
@@ -99,6 +106,7 @@ func New(cfg Config) (*Agent, error) {
 		log:       cfg.Log,
 		store:     cfg.Store,
 		access:    newAccess(cfg),
+		node:      &nodeToken{read: cfg.NodeToken, log: cfg.Log},
 		flights:   map[flightKey]*flight{},
 		questions: map[askKey]*question{},
 		calls:     map[store.Volume]map[*call]struct{}{},
@@ -154,121 +162,4 @@ func (a *Agent) check(err error) error {
 		}
 	}
 	return err
-}
-
-// Acquire returns a pinned View for req.Volume, waiting for it until ctx ends.
-// Then it returns a *WaitingError, and what was waited for goes on: the same
-// Volume's next call finds it further along. A *RefusedError is what a person must
-// mend. Acquire is idempotent.
-func (a *Agent) Acquire(ctx context.Context, req Request) (Mountable, error) {
-	ctx, c := a.enter(ctx, req)
-	defer a.leave(c, req.Volume)
-	waiting := &WaitingError{Progress: fmt.Sprintf("%s: asking %s", req, a.cfg.Authority.Name())}
-	for ctx.Err() == nil && a.ctx.Err() == nil && !waiting.Over {
-		m, err := a.acquire(ctx, req)
-		err = a.check(err)
-		var still *WaitingError
-		switch {
-		case err == nil:
-			a.metrics.acquired(m)
-			if m.Notice != "" {
-				a.tell(req.Pod, reasonStale, m.Notice)
-			}
-			return m, nil
-		case errors.As(err, &still):
-			waiting = still
-		case ctx.Err() != nil || a.ctx.Err() != nil: // what ended is the wait, not what was asked
-		case !passes(err):
-			a.metrics.acquires.WithLabelValues(resultRefused).Inc()
-			return Mountable{}, refuse(req, err)
-		default:
-			waiting = &WaitingError{Progress: "waiting: " + err.Error()}
-			a.tell(req.Pod, reasonWaiting, waiting.Progress) // kubelet shows it only when the held call ends
-			pause(ctx, a.cfg.RetryEvery, err)
-		}
-	}
-	a.metrics.acquires.WithLabelValues(resultWaiting).Inc()
-	return Mountable{}, a.ended(c, waiting)
-}
-
-// acquire is one try of Acquire.
-func (a *Agent) acquire(ctx context.Context, req Request) (Mountable, error) {
-	g, err := a.authorise(ctx, req)
-	if err != nil {
-		return Mountable{}, err
-	}
-	bind, err := a.userNamespace(ctx, req.Pod)
-	if err != nil {
-		return Mountable{}, err
-	}
-	view, pinned, err := a.pinned(ctx, req)
-	var fetched int64
-	if err == nil && !pinned {
-		view, fetched, err = a.pin(ctx, req, g)
-	}
-	if err != nil {
-		return Mountable{}, err
-	}
-	return Mountable{view.Path, store.EmptyDir, view.Key.Revision, g.notice, fetched, bind}, nil
-}
-
-// pinned returns the View that req.Volume has pinned already: a pod keeps the
-// Revision it started with, even if its Ref has moved since.
-func (a *Agent) pinned(ctx context.Context, req Request) (store.View, bool, error) {
-	view, ok, err := a.store.PinnedView(req.Volume)
-	if err != nil || !ok {
-		return store.View{}, false, err
-	}
-	want := store.ViewKey{Revision: fetcher.Revision{Repo: req.Repo, Commit: view.Key.Revision.Commit}, Ref: req.Ref, Filter: req.Filter, Layout: req.Layout}
-	if commit, pinned := req.Ref.Commit(); pinned {
-		want.Revision.Commit = commit
-	}
-	return a.store.PinView(ctx, want, req.Volume) // refuses if that is another View
-}
-
-// pin pins the View that g grants, making it first if need be.
-func (a *Agent) pin(ctx context.Context, req Request, g grant) (view store.View, fetched int64, err error) {
-	key := store.ViewKey{Revision: g.manifest.Revision, Ref: req.Ref, Filter: req.Filter, Layout: req.Layout}
-	view, ok, err := a.store.PinView(ctx, key, req.Volume)
-	if ok || err != nil {
-		return view, 0, err
-	}
-	if fetched, err = a.fly(ctx, req, g); err != nil {
-		return view, 0, err
-	}
-	if err := a.store.AssembleView(ctx, key, g.manifest); err != nil {
-		return view, 0, err
-	}
-	if view, ok, err = a.store.PinView(ctx, key, req.Volume); err == nil && !ok {
-		err = fmt.Errorf("view of %s was gone before it could be pinned", key.Revision)
-	}
-	return view, fetched, err
-}
-
-// Release ends v's waiting and removes its Pin. It is idempotent. If ctx has ended
-// when its turn comes, nothing is removed: whoever asked may have asked for something
-// else since.
-func (a *Agent) Release(ctx context.Context, v store.Volume) error {
-	a.mu.Lock()
-	for c := range a.calls[v] {
-		c.end()
-	}
-	for _, f := range a.flights {
-		a.drop(f, v)
-	}
-	a.mu.Unlock()
-	return a.check(a.store.Unpin(ctx, v))
-}
-
-// ReleasePin removes a Pin by its name: one of those that cannot be read.
-func (a *Agent) ReleasePin(ctx context.Context, name string) error {
-	return a.check(a.store.UnpinName(ctx, name))
-}
-
-// Pins lists the Volumes that hold a Pin, and the names of Pins that cannot be read.
-func (a *Agent) Pins(context.Context) (volumes []store.Volume, unreadable []string) {
-	for _, p := range a.store.Pins() {
-		volumes = append(volumes, p.Volume)
-	}
-	return volumes, a.store.UnreadablePins()
 }

@@ -66,7 +66,7 @@ func TestAProofThatARepoIsPublicIsRenewedBeforeItEnds(t *testing.T) {
 	req := request("one", "org/name", at(commit))
 	w.must(req)
 	old := time.Now().Add(-13 * time.Hour)
-	must(t, w.store.SetPublic(req.Repo, old))
+	must(t, w.store.SetPublic(w.origin("org/name"), old))
 	w.hub.ResetRequests()
 	w.must(request("two", "org/name", at(commit)))
 	w.until("the proof is renewed", func() bool {
@@ -260,7 +260,7 @@ func TestAnAgedPublicProofIsNoProof(t *testing.T) {
 			w.hub.AddRepo("org/copy", files)
 			w.must(request("one", "org/base"))
 			w.hub.SetPrivate("org/base", "owner")
-			must(t, w.store.SetPublic(request("", "org/base").Repo, time.Now().Add(proved)))
+			must(t, w.store.SetPublic(w.origin("org/base"), time.Now().Add(proved)))
 			w.hub.ResetRequests()
 			w.sees(w.must(request("copy", "org/copy")), files)
 			if w.contentRequests() == 0 {

@@ -77,10 +77,10 @@ func (a *Agent) begin(f func()) bool {
 	return true
 }
 
-// passes reports whether time may mend err: the far end's trouble, a full disk, or this
-// process being short of something.
+// passes reports whether time may mend err: the far end's trouble, a Repo that changed
+// under the question, a full disk, or this process being short of something.
 func passes(err error) bool {
-	for _, short := range []error{store.ErrNoSpace, syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM} {
+	for _, short := range []error{store.ErrNoSpace, store.ErrReplaced, syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM} {
 		if errors.Is(err, short) {
 			return true
 		}

@@ -35,6 +35,10 @@ func (e *RefusedError) Unwrap() error { return e.Err }
 // ErrNothingSelected: include and exclude leave no file.
 var ErrNothingSelected = errors.New("include and exclude leave no file")
 
+// ErrWritable: the volume may be written, and only a mount that cannot be made read-only
+// for good fits its pod.
+var ErrWritable = errors.New("a pod with a user namespace of its own (hostUsers: false) must mount the volume read-only")
+
 // refuse gives err the advice that fits it. Errors name the repository themselves.
 func refuse(req Request, err error) error {
 	var mismatch *fetcher.MismatchError
@@ -54,6 +58,8 @@ func refuse(req Request, err error) error {
 		advice = "give the token in the Secret that nodePublishSecretRef names read permission for this repository"
 	case errors.Is(err, fetcher.ErrRevisionNotFound):
 		advice = "check the revision attribute: a branch, a tag or a full commit of this repository"
+	case errors.Is(err, ErrWritable):
+		advice = "set readOnly: true in the pod's persistentVolumeClaim volume, or in the PersistentVolume's csi"
 	case errors.Is(err, ErrNothingSelected):
 		advice = "check the include and exclude attributes"
 	case errors.Is(err, fetcher.ErrMalformed) || errors.Is(err, fetcher.ErrEntryNotFound):

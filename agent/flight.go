@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"go.uber.org/zap"
@@ -10,27 +11,37 @@ import (
 	"github.com/ballast-csi/ballast/fetcher"
 )
 
-// flightKey names a Snapshot: a Revision and the Filter that selects its files.
+// flightKey names a Snapshot: a Revision of an Origin, and the Filter that selects its
+// files.
 type flightKey struct {
-	rev    fetcher.Revision
+	origin store.Origin
+	commit fetcher.Commit
 	filter fetcher.Filter
+}
+
+func (k flightKey) revision() fetcher.Revision {
+	return fetcher.Revision{Repo: k.origin.Repo, Commit: k.commit}
 }
 
 // flight is the one materialisation of a Snapshot that all its waiting Volumes
 // share.
 type flight struct {
 	key      flightKey
-	manifest *fetcher.Manifest
+	listed   *fetcher.Manifest // all files
 	progress *progress
 	ctx      context.Context
 	cancel   context.CancelFunc
 	done     chan struct{} // closed when it has ended
-	err      error         // set before done is closed
+
+	// Set before done is closed.
+	selected *fetcher.Manifest // by the key's Filter
+	err      error
 
 	// Guarded by Agent.mu.
-	public  bool // bytes may be asked for anonymously
-	waiters map[store.Volume]*waiter
-	denied  map[fetcher.Secret]error // credentials turned away since their Volume last joined
+	public    bool // bytes may be asked for anonymously
+	waiters   map[store.Volume]*waiter
+	denied    map[fetcher.Secret]error // credentials turned away since their Volume last joined
+	nodeRests time.Time                // until then the node's token is done without
 }
 
 // waiter is a Volume that waits for a flight, from its first call until Release or
@@ -38,17 +49,19 @@ type flight struct {
 type waiter struct {
 	token    fetcher.Secret
 	pod      Pod
-	calls    int // now waiting
+	opened   bool // by an operator's rule
+	calls    int  // now waiting
 	lastCall time.Time
 	failed   chan struct{} // closed when this waiter alone is turned away
 	err      error         // set before failed is closed
 }
 
-// fly waits for the Snapshot that g grants, and returns the bytes fetched for it.
-func (a *Agent) fly(ctx context.Context, req Request, g grant) (fetched int64, err error) {
+// fly waits for the Snapshot that g grants, and returns its Manifest and the bytes fetched
+// for it.
+func (a *Agent) fly(ctx context.Context, req Request, g grant) (selected *fetcher.Manifest, fetched int64, err error) {
 	f, w, err := a.join(ctx, req, g)
 	if err != nil {
-		return 0, err
+		return nil, 0, err
 	}
 	defer func() {
 		a.mu.Lock()
@@ -57,13 +70,13 @@ func (a *Agent) fly(ctx context.Context, req Request, g grant) (fetched int64, e
 		w.lastCall = time.Now()
 	}()
 	if !a.waitFor(ctx, f, w, req.Pod) {
-		return 0, f.progress.waiting()
+		return nil, 0, f.progress.waiting()
 	}
 	select {
 	case <-w.failed: // its own verdict comes before the Flight's
-		return 0, w.err
+		return nil, 0, w.err
 	default:
-		return f.progress.fetchedBytes(), f.err
+		return f.selected, f.progress.fetchedBytes(), f.err
 	}
 }
 
@@ -102,13 +115,13 @@ func (a *Agent) join(ctx context.Context, req Request, g grant) (*flight, *waite
 	if err := ctx.Err(); err != nil {
 		return nil, nil, err
 	}
-	key := flightKey{g.manifest.Revision, req.Filter}
+	key := flightKey{g.origin, g.commit, req.Filter}
 	f := a.flights[key]
 	if f == nil {
 		f = &flight{
 			key:      key,
-			manifest: g.manifest,
-			progress: newProgress(g.manifest, a.cfg.Source.Name()),
+			listed:   g.manifest,
+			progress: newProgress(key.revision(), a.cfg.Source.Name()),
 			done:     make(chan struct{}),
 			waiters:  map[store.Volume]*waiter{},
 			denied:   map[fetcher.Secret]error{},
@@ -135,7 +148,7 @@ func (a *Agent) join(ctx context.Context, req Request, g grant) (*flight, *waite
 		w = &waiter{failed: make(chan struct{})}
 		f.waiters[req.Volume] = w
 	}
-	w.token, w.pod = req.Token, req.Pod
+	w.token, w.pod, w.opened = req.Token, req.Pod, g.opened
 	w.calls++
 	return f, w, nil
 }
@@ -176,14 +189,16 @@ func (a *Agent) forget(now time.Time) {
 // what goes wrong.
 func (a *Agent) run(f *flight) {
 	started := time.Now()
-	f.err = a.check(a.bring(f))
+	if f.selected, f.err = a.choose(f); f.err == nil {
+		f.err = a.check(a.bring(f))
+	}
 	a.mu.Lock()
 	a.forgetFlight(f)
 	f.cancel()
 	close(f.done)
 	a.mu.Unlock()
 	a.metrics.flightSeconds.WithLabelValues(flightResult(f.err)).Observe(time.Since(started).Seconds())
-	log := a.log.With(zap.Stringer("revision", f.key.rev), zap.Int64("fetched_bytes", f.progress.fetchedBytes()),
+	log := a.log.With(zap.Stringer("revision", f.key.revision()), zap.Int64("fetched_bytes", f.progress.fetchedBytes()),
 		zap.Duration("took", time.Since(started)))
 	if f.err != nil {
 		log.Warn("flight ended without its snapshot", zap.Error(f.err))
@@ -192,83 +207,18 @@ func (a *Agent) run(f *flight) {
 	log.Info("snapshot complete")
 }
 
-func (a *Agent) bring(f *flight) error {
-	job := fetcher.Job{
-		Source:   a.cfg.Source,
-		Revision: f.key.rev,
-		Files:    f.manifest.Files,
-		Sink:     &sink{agent: a, repo: f.key.rev.Repo, progress: f.progress},
-		Progress: func(delta int64) {
-			f.progress.fetch(delta)
-			if delta > 0 {
-				a.metrics.fetchedBytes.WithLabelValues(a.cfg.Source.Name()).Add(float64(delta))
-			}
-		},
-		Failing: func(err error) { // for good: it still drains, and nobody may join it
-			if !passes(err) && !fetcher.Denied(err) {
-				a.mu.Lock()
-				defer a.mu.Unlock()
-				a.forgetFlight(f)
-			}
-		},
+// choose selects f's files: once for all its waiters, in f's own time, since it may take
+// longer than their calls.
+func (a *Agent) choose(f *flight) (*fetcher.Manifest, error) {
+	selected, err := f.listed.Select(f.ctx, f.key.filter)
+	if err != nil {
+		return nil, err
 	}
-	for {
-		var err error
-		if job.Credential, err = a.credential(f); err != nil {
-			return err
-		}
-		f.progress.restart()
-		err = a.cfg.Engine.Fetch(f.ctx, job)
-		switch {
-		case err == nil:
-			return nil
-		case f.ctx.Err() != nil:
-			return f.ctx.Err()
-		case fetcher.Denied(err):
-			if err := a.turnAway(f, job.Credential, err); err != nil {
-				return err
-			}
-		case passes(err):
-			f.progress.stuck(err)
-			a.tellWaiters(f)
-			a.log.Debug("flight waits", zap.Stringer("revision", f.key.rev), zap.Error(err))
-			pause(f.ctx, a.cfg.RetryEvery, err)
-		default:
-			return err
-		}
+	if len(selected.Files) == 0 {
+		return nil, fmt.Errorf("%s: %w of its %d", f.listed.Revision, ErrNothingSelected, len(f.listed.Files))
 	}
-}
-
-// credential chooses whose credential f asks with next, and turns away the waiters
-// that have none left. It fails when no waiter is left.
-func (a *Agent) credential(f *flight) (fetcher.Secret, error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	var last error = context.Canceled
-	for v, w := range f.waiters {
-		candidates := []fetcher.Secret{w.token}
-		if f.public {
-			candidates = []fetcher.Secret{{}, w.token}
-		}
-		for _, cred := range candidates {
-			if f.denied[cred] == nil {
-				return cred, nil
-			}
-		}
-		w.err, last = f.denied[w.token], f.denied[w.token]
-		close(w.failed)
-		delete(f.waiters, v)
-	}
-	a.forgetFlight(f)
-	return fetcher.Secret{}, last
-}
-
-// turnAway records that cred was denied while f was under way.
-func (a *Agent) turnAway(f *flight, cred fetcher.Secret, err error) error {
-	a.mu.Lock()
-	f.denied[cred] = err
-	a.mu.Unlock()
-	return a.access.withdraw(cred, f.key.rev.Repo)
+	f.progress.list(selected.Bytes())
+	return selected, nil
 }
 
 // tellWaiters puts f's progress on the pods that wait for it.

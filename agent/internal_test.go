@@ -57,12 +57,11 @@ func TestProgressTellsHowFarHowFastAndWhatStandsInTheWay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		repo, _ := fetcher.ParseRepo("Qwen/Qwen3-0.6B")
 		commit, _ := fetcher.ParseCommit(strings.Repeat("9d3b8e01", 5))
-		path, _ := fetcher.ParsePath("model.safetensors")
-		digest, _ := fetcher.NewDigest(fetcher.SHA256, strings.Repeat("0", 64))
-		p := newProgress(&fetcher.Manifest{
-			Revision: fetcher.Revision{Repo: repo, Commit: commit},
-			Files:    []fetcher.File{{Path: path, Size: 1_500_000_000, Digest: digest}},
-		}, "hub")
+		p := newProgress(fetcher.Revision{Repo: repo, Commit: commit}, "hub")
+		if got, want := p.waiting().Progress, "Qwen/Qwen3-0.6B@9d3b8e0: choosing files by include and exclude"; got != want {
+			t.Errorf("progress %q, want %q", got, want)
+		}
+		p.list(1_500_000_000)
 		p.restart()
 		p.hold(30_000_000)
 		for range 2 {

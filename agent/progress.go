@@ -19,9 +19,10 @@ const (
 type progress struct {
 	rev    fetcher.Revision
 	source string
-	total  int64 // bytes of the Snapshot
 
 	mu      sync.Mutex // guards what follows
+	listed  bool       // total is known
+	total   int64      // bytes of the Snapshot
 	held    int64      // bytes that needed no fetching, of this attempt
 	fetched int64      // bytes fetched, of this attempt and not dropped since
 	brought int64      // bytes fetched by all attempts
@@ -36,9 +37,16 @@ type mark struct {
 	brought int64
 }
 
-func newProgress(m *fetcher.Manifest, source string) *progress {
+func newProgress(rev fetcher.Revision, source string) *progress {
 	now := mark{at: time.Now()}
-	return &progress{rev: m.Revision, source: source, total: m.Bytes(), last: now.at, marks: [2]mark{now, now}}
+	return &progress{rev: rev, source: source, last: now.at, marks: [2]mark{now, now}}
+}
+
+// list tells how many bytes there are in all.
+func (p *progress) list(total int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.listed, p.total = true, total
 }
 
 // restart begins an attempt: what is held is counted anew.
@@ -109,6 +117,9 @@ func (p *progress) fetchedBytes() int64 {
 func (p *progress) waiting() *WaitingError {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if !p.listed {
+		return &WaitingError{Progress: fmt.Sprintf("%s: choosing files by include and exclude", p.rev)}
+	}
 	done := min(p.held+max(p.fetched, 0), p.total)
 	text := fmt.Sprintf("%s: %d%% of %s", p.rev, percent(done, p.total), bytesText(p.total))
 	rate := float64(p.brought-p.marks[0].brought) / max(time.Since(p.marks[0].at).Seconds(), 0.001)

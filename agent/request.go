@@ -5,6 +5,27 @@ import (
 	"github.com/ballast-csi/ballast/fetcher"
 )
 
+// Caller is who asks: a pod, or nobody (the command line), and its token, if any.
+type Caller struct {
+	Token fetcher.Secret
+	Pod   Pod
+}
+
+// query is what is authorised: who asks, for what Ref of a Repo.
+type query struct {
+	who  Caller
+	repo fetcher.Repo
+	ref  fetcher.Ref
+}
+
+func (q query) String() string {
+	ref := q.ref.String()
+	if c, ok := q.ref.Commit(); ok {
+		ref = c.Short()
+	}
+	return q.repo.String() + "@" + ref
+}
+
 // Request asks for a View for a Volume.
 type Request struct {
 	Volume store.Volume
@@ -14,14 +35,21 @@ type Request struct {
 	Filter fetcher.Filter
 	Layout store.Layout
 	Token  fetcher.Secret
+	// Writable: the pod asks for a volume that may be written. An overlay stands that, a
+	// bind does not.
+	Writable bool
 }
 
-func (r Request) String() string {
-	ref := r.Ref.String()
-	if c, ok := r.Ref.Commit(); ok {
-		ref = c.Short()
+func (r Request) query() query { return query{Caller{r.Token, r.Pod}, r.Repo, r.Ref} }
+
+func (r Request) String() string { return r.query().String() }
+
+// view is the key of the View that r asks for.
+func (r Request) view(o store.Origin, c fetcher.Commit) store.ViewKey {
+	return store.ViewKey{
+		Revision: fetcher.Revision{Repo: r.Repo, Commit: c}, RepoID: o.ID,
+		Ref: r.Ref, Filter: r.Filter, Layout: r.Layout,
 	}
-	return r.Repo.String() + "@" + ref
 }
 
 // Mountable is a View that is complete and pinned for the Volume that asked.

@@ -10,33 +10,33 @@ import (
 
 type blobKey struct {
 	digest fetcher.Digest
-	repo   fetcher.Repo
+	origin store.Origin
 }
 
 // sink brings one flight's bytes into the store. Flights that want the same bytes
-// through the same Repo at the same time fetch them once: the second waits in Begin.
+// through the same Origin at the same time fetch them once: the second waits in Begin.
 type sink struct {
 	agent    *Agent
-	repo     fetcher.Repo
+	origin   store.Origin
 	progress *progress
 }
 
 func (s *sink) Begin(ctx context.Context, f fetcher.File) (fetcher.Ingest, error) {
 	defer s.progress.begin()()
 	a := s.agent
-	unlock, err := a.inbound.lock(ctx, blobKey{f.Digest, s.repo})
+	unlock, err := a.inbound.lock(ctx, blobKey{f.Digest, s.origin})
 	if err != nil {
 		return nil, err
 	}
 	if a.store.HasBlob(f.Digest) {
-		may, err := a.access.mayUse(f.Digest, s.repo)
+		may, err := a.access.mayUse(f.Digest, s.origin)
 		if may || err != nil {
 			unlock()
 			s.progress.hold(f.Size)
 			return nil, err
 		}
 	}
-	in, err := a.store.Ingest(s.repo, f)
+	in, err := a.store.Ingest(s.origin, f)
 	if err != nil {
 		unlock()
 		return nil, err

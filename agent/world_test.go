@@ -263,6 +263,16 @@ func contains(t *testing.T, text string, words ...string) {
 	}
 }
 
+// origin is what is on record of a Repo's name.
+func (w *world) origin(repo string) store.Origin {
+	w.t.Helper()
+	r, err := fetcher.ParseRepo(repo)
+	must(w.t, err)
+	rec, err := w.store.Repo(r)
+	must(w.t, err)
+	return store.Origin{Repo: r, ID: rec.ID}
+}
+
 func (w *world) pins() []store.Volume {
 	pins, _ := w.Pins(w.t.Context())
 	return pins

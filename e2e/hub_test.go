@@ -78,7 +78,7 @@ func (s sink) Begin(_ context.Context, f fetcher.File) (fetcher.Ingest, error) {
 	if s.store.HasBlob(f.Digest) {
 		return nil, nil
 	}
-	return s.store.Ingest(s.repo, f)
+	return s.store.Ingest(store.Origin{Repo: s.repo}, f)
 }
 
 func (s sink) Commit(ctx context.Context, verified []fetcher.Ingest) error {

@@ -287,7 +287,7 @@ func checkEntry(t *testing.T, e treeEntry) {
 func TestInfoAndPathsInfoAndRefsSpeakToTheHubsClients(t *testing.T) {
 	s, repos := filled(t, "org/name", "datasets/org/set")
 	pr := must(fetcher.ParseRef("refs/pr/1"))(t)
-	if err := s.SetRef(repos[0], pr, store.RefRecord{Commit: must(fetcher.ParseCommit(commit))(t), Authority: "hub"}); err != nil {
+	if err := s.SetRef(store.Origin{Repo: repos[0]}, pr, store.RefRecord{Commit: must(fetcher.ParseCommit(commit))(t), Authority: "hub"}); err != nil {
 		t.Fatal(err)
 	}
 	base := serve(t, hubapi.Cached(s))

@@ -41,7 +41,7 @@ func (c cached) Manifest(_ context.Context, _ Caller, repo fetcher.Repo, ref fet
 		commit = record.Refs[ref.String()].Commit
 	}
 	if !commit.IsZero() {
-		m, err := c.store.Manifest(fetcher.Revision{Repo: repo, Commit: commit})
+		m, err := c.store.Manifest(store.Origin{Repo: repo, ID: record.ID}, commit)
 		if err == nil || !errors.Is(err, fs.ErrNotExist) {
 			return m, err
 		}

@@ -14,8 +14,8 @@ const (
 	rootDir       = "root"
 )
 
-// AssembleView makes the View of k, which shows m, already selected by k.Filter. It is
-// visible whole or not at all, and durable when AssembleView returns. If a Blob is not
+// AssembleView makes the View of k, which shows m: what k.Filter selects, for which the
+// caller answers. It is visible whole or not at all, and durable when AssembleView returns. If a Blob is not
 // here, the error names the file and matches fs.ErrNotExist. A View that exists is
 // left as it is.
 func (s *Store) AssembleView(ctx context.Context, k ViewKey, m *fetcher.Manifest) error {
@@ -27,12 +27,6 @@ func (s *Store) AssembleView(ctx context.Context, k ViewKey, m *fetcher.Manifest
 	}
 	if m.Revision != k.Revision {
 		return fmt.Errorf("view of %s: the manifest is that of %s", k.Revision, m.Revision)
-	}
-	selected := k.Filter.Matcher()
-	for _, f := range m.Files {
-		if !selected(f.Path) {
-			return fmt.Errorf("view of %s: %s is not among the files selected", k.Revision, f.Path)
-		}
 	}
 	v := k.view()
 	exists, err := s.claimView(ctx, v.ID)

@@ -1,8 +1,6 @@
 package store
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -25,15 +23,13 @@ const (
 	journalFile = "journal"
 )
 
-// ingestName names an Ingest after its Digest and a hash of its Repo, long enough that
-// nobody can find two Repos which share one.
-func ingestName(r fetcher.Repo, d fetcher.Digest) string {
-	sum := sha256.Sum256([]byte(r.String()))
-	return string(d.Algorithm()) + "-" + d.Hex() + "-" + hex.EncodeToString(sum[:16])
+// ingestName names an Ingest after its Digest and its Origin.
+func ingestName(o Origin, d fetcher.Digest) string {
+	return string(d.Algorithm()) + "-" + d.Hex() + "-" + o.hash()
 }
 
-func (s *Store) ingestPlace(r fetcher.Repo, f fetcher.File) place {
-	name := ingestName(r, f.Digest)
+func (s *Store) ingestPlace(o Origin, f fetcher.File) place {
+	name := ingestName(o, f.Digest)
 	path := s.path(ingestsDir, name)
 	if fetcher.Pieces(f.Size) <= 1 {
 		return place{name: name, data: path}
@@ -41,24 +37,27 @@ func (s *Store) ingestPlace(r fetcher.Repo, f fetcher.File) place {
 	return place{name, path, filepath.Join(path, dataFile), filepath.Join(path, journalFile)}
 }
 
-// Ingest begins or resumes bringing f through r. What was held of the same bytes
-// through the same Repo is hashed and kept. It returns ErrBusy if that is open
+// Ingest begins or resumes bringing f through o. What was held of the same bytes
+// through the same Origin is hashed and kept. It returns ErrBusy if that is open
 // already, ErrNoSpace if the disk has no room for all of f now, and ErrTooLarge if it can
 // never have: a size is only a claim.
-func (s *Store) Ingest(r fetcher.Repo, f fetcher.File) (*Ingest, error) {
-	if r.IsZero() || f.Digest.IsZero() || f.Path.IsZero() || f.Size < 0 {
-		return nil, fmt.Errorf("ingest %s of %s: no repository, path, size or digest given", f.Path, r)
+func (s *Store) Ingest(o Origin, f fetcher.File) (*Ingest, error) {
+	if err := o.check(); err != nil {
+		return nil, fmt.Errorf("ingest %s: %w", f.Path, err)
+	}
+	if f.Digest.IsZero() || f.Path.IsZero() || f.Size < 0 {
+		return nil, fmt.Errorf("ingest %s of %s: no path, size or digest given", f.Path, o.Repo)
 	}
 	if err := s.usable(); err != nil {
 		return nil, err
 	}
 	if err := s.fits(f.Size); err != nil {
-		return nil, fmt.Errorf("ingest %s of %s: %w", f.Path, r, err)
+		return nil, fmt.Errorf("ingest %s of %s: %w", f.Path, o.Repo, err)
 	}
-	in := &Ingest{s: s, repo: r, file: f, place: s.ingestPlace(r, f)}
+	in := &Ingest{s: s, origin: o, file: f, place: s.ingestPlace(o, f)}
 	in.idle.L = &in.mu
 	if !s.claimIngest(in.place.name) {
-		return nil, fmt.Errorf("ingest %s of %s: %w", f.Path, r, ErrBusy)
+		return nil, fmt.Errorf("ingest %s of %s: %w", f.Path, o.Repo, ErrBusy)
 	}
 	if err := in.open(); err != nil {
 		for _, file := range []*os.File{in.data, in.log.f} {
@@ -69,7 +68,7 @@ func (s *Store) Ingest(r fetcher.Repo, f fetcher.File) (*Ingest, error) {
 		s.mu.Lock()
 		delete(s.busy, in.place.name)
 		s.mu.Unlock()
-		return nil, fmt.Errorf("ingest %s of %s: %w", f.Path, r, s.explain(err))
+		return nil, fmt.Errorf("ingest %s of %s: %w", f.Path, o.Repo, s.explain(err))
 	}
 	return in, nil
 }

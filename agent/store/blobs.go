@@ -1,8 +1,10 @@
 package store
 
 import (
+	"cmp"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -33,24 +35,21 @@ func (s *Store) OpenBlob(d fetcher.Digest) (*os.File, error) {
 	return f, nil
 }
 
-// Origins returns the Repos that the bytes of d really came through, in order of
-// name. It may name some for a Blob that is not here.
-func (s *Store) Origins(d fetcher.Digest) []fetcher.Repo {
+// Origins returns what the bytes of d really came through, in order of name. It may
+// name some for a Blob that is not here.
+func (s *Store) Origins(d fetcher.Digest) []Origin {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	repos := make([]fetcher.Repo, 0, len(s.origins[d]))
-	for r := range s.origins[d] {
-		repos = append(repos, r)
-	}
-	slices.SortFunc(repos, func(a, b fetcher.Repo) int { return strings.Compare(a.String(), b.String()) })
-	return repos
+	return slices.SortedFunc(maps.Keys(s.origins[d]), func(a, b Origin) int {
+		return cmp.Or(strings.Compare(a.Repo.String(), b.Repo.String()), strings.Compare(a.ID, b.ID))
+	})
 }
 
-// CameThrough reports whether the bytes of d really came through r.
-func (s *Store) CameThrough(d fetcher.Digest, r fetcher.Repo) bool {
+// CameThrough reports whether the bytes of d really came through o.
+func (s *Store) CameThrough(d fetcher.Digest, o Origin) bool {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return s.origins[d][r]
+	return s.origins[d][o]
 }
 
 func (s *Store) blobPath(d fetcher.Digest) string { return s.path(blobsDir, digestPath(d)) }

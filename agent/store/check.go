@@ -236,7 +236,7 @@ func (c *checker) checkOrigins() {
 			c.wrong(path, "does not belong here")
 			return skip(e)
 		}
-		if _, err := unflat(fetcher.Kind(parts[0]), parts[1]); c.failed(path, err) {
+		if _, err := unflatOrigin(fetcher.Kind(parts[0]), parts[1]); c.failed(path, err) {
 			return nil
 		}
 		text, err := os.ReadFile(path)

@@ -34,7 +34,7 @@ func TestCheckStoreFindsEveryPlantedViolation(t *testing.T) {
 	m := storetest.Fill(t, s, repoA, commit1, files, isLFS)
 	cache := mustView(t, s, store.ViewKey{Revision: m.Revision, Ref: mainRef, Layout: store.HubCache}, m, volume("1"))
 	flat := mustView(t, s, store.ViewKey{Revision: m.Revision, Layout: store.Snapshot}, m, volume("2"))
-	_ = begin(t, s, repoB, m.Files[0]).Close()
+	_ = begin(t, s, originB, m.Files[0]).Close()
 	s.Close()
 	mustCheck(t, model)
 
@@ -46,7 +46,7 @@ func TestCheckStoreFindsEveryPlantedViolation(t *testing.T) {
 	folder := cache.Path + "/models--org--model-a"
 	snapshot := folder + "/snapshots/" + commit1.String()
 	pin := "pins/" + volume("1").Pin() + ".json"
-	ingest := "ingests/" + store.IngestName(repoB, m.Files[0].Digest)
+	ingest := "ingests/" + store.IngestName(originB, m.Files[0].Digest)
 	none := "0123456789012345678901234567890123456789"
 
 	flipAt := func(off int64) func(string) error { return func(path string) error { return flip(path, off) } }
@@ -171,7 +171,7 @@ func putOtherManifest(t *testing.T, dir string) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	if err := s.PutManifest(storetest.Manifest(t, repoA, commit1, map[string][]byte{"other": nil}, nil)); err != nil {
+	if err := s.PutManifest(originA, storetest.Manifest(t, repoA, commit1, map[string][]byte{"other": nil}, nil)); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -53,7 +53,7 @@ func (c *checker) checkViewRecord(path string, rec viewRecord) {
 		return
 	}
 	m, err := readManifest(c.path(manifestsDir, string(rec.Revision.Repo.Kind()), rec.Revision.Repo.Flat(), rec.Revision.Commit.String()+".json"), rec.Revision)
-	if err == nil {
+	if err == nil && m.RepoID == rec.RepoID {
 		selected, err := m.Select(context.Background(), k.Filter)
 		if !c.failed(path, err) && !slices.Equal(selected.Files, rec.Files) {
 			c.wrong(path, "its files are not those that its filter selects of the manifest")

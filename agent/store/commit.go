@@ -29,7 +29,7 @@ func (s *Store) Commit(ctx context.Context, ins []*Ingest) error {
 		state := in.state
 		in.mu.Unlock()
 		if state != verified || in.s != s {
-			return fmt.Errorf("commit %s of %s: its bytes are not verified", in.file.Path, in.repo)
+			return fmt.Errorf("commit %s of %s: its bytes are not verified", in.file.Path, in.origin.Repo)
 		}
 	}
 	if err := ctx.Err(); err != nil {
@@ -43,12 +43,12 @@ func (s *Store) Commit(ctx context.Context, ins []*Ingest) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("commit: %w", err)
 	}
-	byRepo := map[fetcher.Repo][]fetcher.Digest{}
+	through := map[Origin][]fetcher.Digest{}
 	for _, in := range ins {
-		byRepo[in.repo] = append(byRepo[in.repo], in.file.Digest)
+		through[in.origin] = append(through[in.origin], in.file.Digest)
 	}
-	for r, digests := range byRepo {
-		if err := s.addOrigins(r, digests); err != nil {
+	for o, digests := range through {
+		if err := s.addOrigin(o, digests); err != nil {
 			return fmt.Errorf("commit: %w", err)
 		}
 	}

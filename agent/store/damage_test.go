@@ -110,7 +110,7 @@ func TestIngestsThatNobodyGoesOnWithAreDropped(t *testing.T) {
 			size = twoPieces
 		}
 		files[name] = storetest.File(t, name, random(uint64(i), size), true)
-		in := begin(t, s, repoA, files[name])
+		in := begin(t, s, originA, files[name])
 		if name != "open" && name != "open large" {
 			in.Close()
 		}
@@ -118,7 +118,7 @@ func TestIngestsThatNobodyGoesOnWithAreDropped(t *testing.T) {
 		if age == 0 {
 			age = 49 * time.Hour
 		}
-		path := filepath.Join(dir, "ingests", store.IngestName(repoA, files[name].Digest))
+		path := filepath.Join(dir, "ingests", store.IngestName(originA, files[name].Digest))
 		if size == twoPieces {
 			path += "/data"
 		}
@@ -129,7 +129,7 @@ func TestIngestsThatNobodyGoesOnWithAreDropped(t *testing.T) {
 	}
 	left := func() (names []string) {
 		for name, f := range files {
-			if _, err := os.Lstat(filepath.Join(dir, "ingests", store.IngestName(repoA, f.Digest))); !errors.Is(err, fs.ErrNotExist) {
+			if _, err := os.Lstat(filepath.Join(dir, "ingests", store.IngestName(originA, f.Digest))); !errors.Is(err, fs.ErrNotExist) {
 				names = append(names, name)
 			}
 		}
@@ -144,7 +144,7 @@ func TestIngestsThatNobodyGoesOnWithAreDropped(t *testing.T) {
 		t.Errorf("after two days, left are %v (%v)", left(), err)
 	}
 	at := time.Now().Add(-8 * 24 * time.Hour)
-	if err := os.Chtimes(filepath.Join(dir, "ingests", store.IngestName(repoA, files["young"].Digest)), at, at); err != nil {
+	if err := os.Chtimes(filepath.Join(dir, "ingests", store.IngestName(originA, files["young"].Digest)), at, at); err != nil {
 		t.Fatal(err)
 	}
 	s.Close()

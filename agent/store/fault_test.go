@@ -133,7 +133,7 @@ func TestBytesThatCouldNotBeSyncedAreDiscardedAndTheOthersKept(t *testing.T) {
 	}
 	defer s.Close()
 	good := storetest.File(t, "good.bin", random(2, 100), true)
-	ins := []*store.Ingest{begin(t, s, repoA, bad), begin(t, s, repoA, good)}
+	ins := []*store.Ingest{begin(t, s, originA, bad), begin(t, s, originA, good)}
 	for i, seed := range []uint64{1, 2} {
 		write(t, ins[i], random(seed, 100))
 		if err := ins[i].Verify(); err != nil {
@@ -150,7 +150,7 @@ func TestBytesThatCouldNotBeSyncedAreDiscardedAndTheOthersKept(t *testing.T) {
 		t.Errorf("the other bytes were not: %v", err)
 	}
 	ins[0].Close()
-	again := begin(t, s, repoA, bad)
+	again := begin(t, s, originA, bad)
 	if len(again.Missing()) != 1 {
 		t.Error("the bytes whose fsync failed are taken up again")
 	}
@@ -198,7 +198,7 @@ func TestNothingHasANameBeforeWhatItStandsOnIsSynced(t *testing.T) {
 				if f.Digest.Hex() != filepath.Base(rel) {
 					continue
 				}
-				data := "ingests/" + store.IngestName(repoA, f.Digest)
+				data := "ingests/" + store.IngestName(originA, f.Digest)
 				if f.Size == twoPieces {
 					data += "/data"
 					sums := strings.Replace(rel, "blobs", "sums", 1)

@@ -12,19 +12,19 @@ import (
 	"github.com/ballast-csi/ballast/fetcher"
 )
 
-// Ingest is one file's bytes on their way in through one Repo. It satisfies
+// Ingest is one file's bytes on their way in through one Origin. It satisfies
 // fetcher.Ingest: different Pieces may be written at the same time.
 //
 // A Hasher follows the transfer: the goroutine that finishes the Piece at the
 // frontier (the first not hashed) reads it back from the page cache and hashes it, and
 // whatever lies finished behind it; the others go on writing.
 type Ingest struct {
-	s     *Store
-	repo  fetcher.Repo
-	file  fetcher.File
-	place place
-	data  *os.File
-	log   journal // unused by a file of one Piece
+	s      *Store
+	origin Origin
+	file   fetcher.File
+	place  place
+	data   *os.File
+	log    journal // unused by a file of one Piece
 
 	mu     sync.Mutex // guards everything below
 	idle   sync.Cond  // hashing became false; its lock is mu
@@ -67,8 +67,8 @@ var buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
 // File returns what is brought.
 func (in *Ingest) File() fetcher.File { return in.file }
 
-// Repo returns what it is brought through.
-func (in *Ingest) Repo() fetcher.Repo { return in.repo }
+// Origin returns what it is brought through.
+func (in *Ingest) Origin() Origin { return in.origin }
 
 // Missing lists the Pieces not yet held, in order.
 func (in *Ingest) Missing() []fetcher.Piece {
@@ -107,7 +107,7 @@ func (in *Ingest) WritePiece(p fetcher.Piece, r io.Reader) error {
 }
 
 func (in *Ingest) wrap(p fetcher.Piece, err error) error {
-	return fmt.Errorf("write %s of %s, bytes %d to %d: %w", in.file.Path, in.repo, p.Offset, p.Offset+p.Size, err)
+	return fmt.Errorf("write %s of %s, bytes %d to %d: %w", in.file.Path, in.origin.Repo, p.Offset, p.Offset+p.Size, err)
 }
 
 // claim marks p as being written.
@@ -201,9 +201,9 @@ func (in *Ingest) Verify() error {
 	case in.state == verified:
 		return nil
 	case in.state != filling:
-		return fmt.Errorf("verify %s of %s: the ingest is committed or closed", in.file.Path, in.repo)
+		return fmt.Errorf("verify %s of %s: the ingest is committed or closed", in.file.Path, in.origin.Repo)
 	case in.hashed < len(in.pieces):
-		return fmt.Errorf("verify %s of %s: piece %d of %d is missing", in.file.Path, in.repo, in.hashed+1, len(in.pieces))
+		return fmt.Errorf("verify %s of %s: piece %d of %d is missing", in.file.Path, in.origin.Repo, in.hashed+1, len(in.pieces))
 	}
 	got, err := in.hasher.Digest()
 	if err == nil && got == in.file.Digest {
@@ -233,7 +233,7 @@ func (in *Ingest) restart() error {
 		err = in.allocate()
 	}
 	if err != nil {
-		return fmt.Errorf("start %s of %s over: %w", in.file.Path, in.repo, err)
+		return fmt.Errorf("start %s of %s over: %w", in.file.Path, in.origin.Repo, err)
 	}
 	return nil
 }

@@ -23,7 +23,7 @@ func TestPiecesWrittenAtOnceInAnyOrderBecomeABlob(t *testing.T) {
 	s := storetest.Open(t)
 	content := random(7, 3*fetcher.PieceSize+12345)
 	f := storetest.File(t, "w.bin", content, true)
-	in := begin(t, s, repoA, f)
+	in := begin(t, s, originA, f)
 	var wg sync.WaitGroup
 	pieces := in.Missing()
 	slices.Reverse(pieces)
@@ -52,7 +52,7 @@ func TestPiecesWrittenAtOnceInAnyOrderBecomeABlob(t *testing.T) {
 	if got, err := io.ReadAll(blob); err != nil || !bytes.Equal(got, content) {
 		t.Errorf("the blob does not hold what was written (%v)", err)
 	}
-	if got := s.Origins(f.Digest); !slices.Equal(got, []fetcher.Repo{repoA}) {
+	if got := s.Origins(f.Digest); !slices.Equal(got, []store.Origin{originA}) {
 		t.Errorf("origins are %v", got)
 	}
 	if st := s.Stats(); st.Ingests != 0 || st.Blobs != 1 || st.Bytes() != f.Size {
@@ -65,7 +65,7 @@ func TestAPieceOfWhichTheReaderGivesTooLittleOrTooMuchIsMissing(t *testing.T) {
 	broken := errors.New("connection reset")
 	for name, content := range map[string][]byte{"small.bin": random(1, 100), "large.bin": random(2, twoPieces)} {
 		f := storetest.File(t, name, content, true)
-		in := begin(t, s, repoA, f)
+		in := begin(t, s, originA, f)
 		p := fetcher.PieceAt(0, f.Size)
 		piece := content[:p.Size]
 		for _, test := range []struct {
@@ -102,7 +102,7 @@ func TestAPieceOfWhichTheReaderGivesTooLittleOrTooMuchIsMissing(t *testing.T) {
 func TestWritePieceRefusesWhatIsNoPieceOrIsHeld(t *testing.T) {
 	s := storetest.Open(t)
 	content := random(1, 100)
-	in := begin(t, s, repoA, storetest.File(t, "a.bin", content, true))
+	in := begin(t, s, originA, storetest.File(t, "a.bin", content, true))
 	for _, p := range []fetcher.Piece{{Index: 1}, {Index: -1}, {Size: 99}, {Offset: 1, Size: 100}} {
 		if err := in.WritePiece(p, bytes.NewReader(content)); err == nil {
 			t.Errorf("%+v was taken", p)
@@ -118,7 +118,7 @@ func TestAWrongByteIsRefusedAndEveryPieceMissingAgain(t *testing.T) {
 	s := storetest.Open(t)
 	for name, content := range map[string][]byte{"git.txt": random(1, 100), "small.bin": random(2, 100), "large.bin": random(3, twoPieces)} {
 		f := storetest.File(t, name, content, isLFS(name))
-		in := begin(t, s, repoA, f)
+		in := begin(t, s, originA, f)
 		bad := slices.Clone(content)
 		bad[len(bad)-1] ^= 1
 		write(t, in, bad)
@@ -135,7 +135,7 @@ func TestAWrongByteIsRefusedAndEveryPieceMissingAgain(t *testing.T) {
 		}
 		in.Close()
 		// Nothing of it comes back later either.
-		in = begin(t, s, repoA, f)
+		in = begin(t, s, originA, f)
 		if got := in.Missing(); len(got) != fetcher.Pieces(f.Size) {
 			t.Errorf("%s: after reopening, missing are %v", name, got)
 		}
@@ -167,7 +167,7 @@ func TestAnIngestIsResumedFromThePiecesThatHashToWhatTheJournalSays(t *testing.T
 		t.Run(name, func(t *testing.T) {
 			dir := quickDir(t)
 			s := storetest.OpenAt(t, dir)
-			in := begin(t, s, repoA, f)
+			in := begin(t, s, originA, f)
 			for _, i := range []int{0, 2} {
 				p := fetcher.PieceAt(i, f.Size)
 				if err := in.WritePiece(p, bytes.NewReader(content[p.Offset:p.Offset+p.Size])); err != nil {
@@ -184,7 +184,7 @@ func TestAnIngestIsResumedFromThePiecesThatHashToWhatTheJournalSays(t *testing.T
 				t.Fatal(err)
 			}
 			s = storetest.OpenAt(t, dir)
-			in = begin(t, s, repoA, f)
+			in = begin(t, s, originA, f)
 			if got := indexes(in.Missing()); !slices.Equal(got, test.want) {
 				t.Errorf("missing are %v, want %v", got, test.want)
 			}
@@ -221,15 +221,15 @@ func TestAFileOfOnePieceIsResumedOnlyIfItIsAllThere(t *testing.T) {
 	s := storetest.Open(t)
 	content := random(5, 1000)
 	f := storetest.File(t, "a.txt", content, false)
-	in := begin(t, s, repoA, f)
+	in := begin(t, s, originA, f)
 	in.Close() // 1000 zero bytes are allocated now
-	in = begin(t, s, repoA, f)
+	in = begin(t, s, originA, f)
 	if len(in.Missing()) != 1 {
 		t.Error("a file of zeros is taken for the content")
 	}
 	write(t, in, content)
 	in.Close()
-	in = begin(t, s, repoA, f)
+	in = begin(t, s, originA, f)
 	if len(in.Missing()) != 0 {
 		t.Error("what was held is missing")
 	}
@@ -242,12 +242,12 @@ func TestBytesOnTheirWayInAreNotSharedBetweenRepos(t *testing.T) {
 	s := storetest.Open(t)
 	content := random(6, twoPieces)
 	f := storetest.File(t, "a.bin", content, true)
-	a := begin(t, s, repoA, f)
+	a := begin(t, s, originA, f)
 	write(t, a, content)
-	if _, err := s.Ingest(repoA, f); !errors.Is(err, store.ErrBusy) {
+	if _, err := s.Ingest(originA, f); !errors.Is(err, store.ErrBusy) {
 		t.Errorf("a second ingest of the same says %v", err)
 	}
-	b := begin(t, s, repoB, f)
+	b := begin(t, s, originB, f)
 	if len(b.Missing()) != 2 {
 		t.Error("another repository got the bytes of the first")
 	}
@@ -260,7 +260,7 @@ func TestBytesOnTheirWayInAreNotSharedBetweenRepos(t *testing.T) {
 	if err := s.Commit(t.Context(), []*store.Ingest{a, b}); err != nil {
 		t.Fatal(err)
 	}
-	if got := s.Origins(f.Digest); !slices.Equal(got, []fetcher.Repo{repoB, repoA}) {
+	if got := s.Origins(f.Digest); !slices.Equal(got, []store.Origin{originB, originA}) {
 		t.Errorf("origins are %v", got)
 	}
 	if st := s.Stats(); st.Blobs != 1 || st.Bytes() != f.Size || st.Ingests != 0 {
@@ -273,7 +273,7 @@ func TestABlobThatIsHereStaysTheSameFileWhenItsBytesComeAgain(t *testing.T) {
 	m := storetest.Fill(t, s, repoA, commit1, map[string][]byte{"a.bin": []byte("bytes")}, isLFS)
 	view := mustView(t, s, store.ViewKey{Revision: m.Revision, Layout: store.Snapshot}, m, volume("1"))
 	storetest.Ingest(t, s, repoB, m.Files[0], []byte("bytes"))
-	if !s.CameThrough(m.Files[0].Digest, repoB) {
+	if !s.CameThrough(m.Files[0].Digest, originB) {
 		t.Error("the second origin is not recorded")
 	}
 	blob, err := s.OpenBlob(m.Files[0].Digest)
@@ -293,7 +293,7 @@ func TestABlobThatIsHereStaysTheSameFileWhenItsBytesComeAgain(t *testing.T) {
 func TestCommitAdmitsOnlyWhatIsVerifiedAndNothingOnceCancelled(t *testing.T) {
 	s := storetest.Open(t)
 	f := storetest.File(t, "a", []byte("a"), false)
-	in := begin(t, s, repoA, f)
+	in := begin(t, s, originA, f)
 	write(t, in, []byte("a"))
 	if err := s.Commit(t.Context(), []*store.Ingest{in}); err == nil {
 		t.Error("bytes that are not verified were committed")

@@ -43,6 +43,8 @@ func must[T any](v T, err error) T {
 var (
 	repoA   = must(fetcher.ParseRepo("org/model-a"))
 	repoB   = must(fetcher.ParseRepo("datasets/org/data-b"))
+	originA = store.Origin{Repo: repoA}
+	originB = store.Origin{Repo: repoB}
 	commit1 = must(fetcher.ParseCommit("1111111111111111111111111111111111111111"))
 	commit2 = must(fetcher.ParseCommit("2222222222222222222222222222222222222222"))
 	mainRef = must(fetcher.ParseRef("main"))
@@ -128,9 +130,9 @@ func mustCheck(t *testing.T, dir string) {
 	}
 }
 
-func begin(t *testing.T, s *store.Store, r fetcher.Repo, f fetcher.File) *store.Ingest {
+func begin(t *testing.T, s *store.Store, o store.Origin, f fetcher.File) *store.Ingest {
 	t.Helper()
-	in, err := s.Ingest(r, f)
+	in, err := s.Ingest(o, f)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -167,11 +169,11 @@ func useStore(s *store.Store, tb testing.TB, files map[string][]byte) error {
 	}()
 	begun := map[fetcher.Digest]bool{}
 	for _, f := range m.Files {
-		if s.HasBlob(f.Digest) && s.CameThrough(f.Digest, repoA) || begun[f.Digest] {
+		if s.HasBlob(f.Digest) && s.CameThrough(f.Digest, originA) || begun[f.Digest] {
 			continue
 		}
 		begun[f.Digest] = true
-		in, err := s.Ingest(repoA, f)
+		in, err := s.Ingest(originA, f)
 		if err != nil {
 			return err
 		}
@@ -190,8 +192,8 @@ func useStore(s *store.Store, tb testing.TB, files map[string][]byte) error {
 		return err
 	}
 	at := time.Unix(1, 0).UTC()
-	if err := errors.Join(s.PutManifest(m), s.SetPublic(repoA, at),
-		s.SetRef(repoA, mainRef, store.RefRecord{Commit: commit1, ResolvedAt: at, Authority: "hub"})); err != nil {
+	if err := errors.Join(s.PutManifest(originA, m), s.SetPublic(originA, at),
+		s.SetRef(originA, mainRef, store.RefRecord{Commit: commit1, ResolvedAt: at, Authority: "hub"})); err != nil {
 		return err
 	}
 	for _, layout := range []store.Layout{store.Snapshot, store.HubCache} {
@@ -216,7 +218,7 @@ func used(s *store.Store, tb testing.TB, files map[string][]byte) error {
 	m := storetest.Manifest(tb, repoA, commit1, files, isLFS)
 	var errs []error
 	for _, f := range m.Files {
-		if !s.HasBlob(f.Digest) || !s.CameThrough(f.Digest, repoA) {
+		if !s.HasBlob(f.Digest) || !s.CameThrough(f.Digest, originA) {
 			errs = append(errs, fmt.Errorf("blob of %s is not here, or not from %s", f.Path, repoA))
 		}
 	}

@@ -1,19 +1,29 @@
 package store
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 
 	"github.com/ballast-csi/ballast/fetcher"
 )
 
-// Manifest returns the Manifest of rev. If there is none, or none that can be read, the
-// error matches fs.ErrNotExist.
-func (s *Store) Manifest(rev fetcher.Revision) (*fetcher.Manifest, error) {
+// manifestFile is a Manifest on disk, with the ID of the Origin that listed it.
+type manifestFile struct {
+	RepoID string `json:"repoId,omitempty"`
+	*fetcher.Manifest
+}
+
+// Manifest returns what o listed at commit c. If there is nothing, or nothing that can be
+// read, the error matches fs.ErrNotExist.
+func (s *Store) Manifest(o Origin, c fetcher.Commit) (*fetcher.Manifest, error) {
+	rev := fetcher.Revision{Repo: o.Repo, Commit: c}
 	m, err := readManifest(s.manifestPath(rev), rev)
 	switch {
+	case err == nil && m.RepoID == o.ID:
+		return m.Manifest, nil
 	case err == nil:
-		return m, nil
+		return nil, fmt.Errorf("manifest of %s: %w: it was listed by another repository of that name", rev, fs.ErrNotExist)
 	case absent(err):
 		s.lost(s.manifestPath(rev), err)
 		return nil, fmt.Errorf("manifest of %s: %w (%w)", rev, fs.ErrNotExist, err)
@@ -22,31 +32,35 @@ func (s *Store) Manifest(rev fetcher.Revision) (*fetcher.Manifest, error) {
 	}
 }
 
-func readManifest(path string, rev fetcher.Revision) (*fetcher.Manifest, error) {
-	var m fetcher.Manifest
+func readManifest(path string, rev fetcher.Revision) (manifestFile, error) {
+	m := manifestFile{Manifest: &fetcher.Manifest{}}
 	if err := readRecord(path, &m); err != nil {
-		return nil, err
+		return m, err
 	}
 	if err := m.Check(); err != nil {
-		return nil, fmt.Errorf("%s: %w: %w", path, errCorrupt, err)
+		return m, fmt.Errorf("%s: %w: %w", path, errCorrupt, err)
 	}
 	if m.Revision != rev {
-		return nil, fmt.Errorf("%s: %w: it is that of %s", path, errCorrupt, m.Revision)
+		return m, fmt.Errorf("%s: %w: it is that of %s", path, errCorrupt, m.Revision)
 	}
-	return &m, nil
+	return m, nil
 }
 
-// PutManifest durably records m, replacing what was recorded for its Revision.
-func (s *Store) PutManifest(m *fetcher.Manifest) error {
-	if err := m.Check(); err != nil {
+// PutManifest durably records that o listed m, replacing what was recorded for its
+// Revision.
+func (s *Store) PutManifest(o Origin, m *fetcher.Manifest) error {
+	if err := errors.Join(o.check(), m.Check()); err != nil {
 		return fmt.Errorf("record manifest: %w", err)
+	}
+	if m.Revision.Repo != o.Repo {
+		return fmt.Errorf("record manifest of %s: it is not one of %s", m.Revision, o.Repo)
 	}
 	if err := s.usable(); err != nil {
 		return err
 	}
 	s.records.Lock()
 	defer s.records.Unlock()
-	if err := s.writeRecord(s.manifestPath(m.Revision), m, privateFile); err != nil {
+	if err := s.writeRecord(s.manifestPath(m.Revision), manifestFile{o.ID, m}, privateFile); err != nil {
 		return fmt.Errorf("record manifest of %s: %w", m.Revision, err)
 	}
 	return nil

@@ -11,65 +11,65 @@ import (
 	"github.com/ballast-csi/ballast/fetcher"
 )
 
-func (s *Store) originsPath(r fetcher.Repo) string {
-	return s.path(originsDir, string(r.Kind()), r.Flat())
+func (s *Store) originPath(o Origin) string {
+	return s.path(originsDir, string(o.Repo.Kind()), o.flat())
 }
 
-// addOrigins durably records that the bytes of each d came through r. The caller
+// addOrigin durably records that the bytes of each digest came through o. The caller
 // holds admitting.
-func (s *Store) addOrigins(r fetcher.Repo, digests []fetcher.Digest) error {
+func (s *Store) addOrigin(o Origin, digests []fetcher.Digest) error {
 	var fresh []fetcher.Digest
 	for _, d := range digests {
-		if !s.CameThrough(d, r) {
+		if !s.CameThrough(d, o) {
 			fresh = append(fresh, d)
 		}
 	}
 	if len(fresh) == 0 {
 		return nil
 	}
-	path := s.originsPath(r)
+	path := s.originPath(o)
 	if err := s.mkdir(filepath.Dir(path)); err != nil {
-		return fmt.Errorf("record origins of %s: %w", r, s.explain(err))
+		return fmt.Errorf("record what came through %s: %w", o.Repo, s.explain(err))
 	}
 	s.mu.RLock()
-	torn := s.tornOrigins[r]
+	torn := s.tornOrigins[o]
 	s.mu.RUnlock()
 	var err error
 	if torn {
 		// What an append that failed left behind may be half a line, or bytes that
 		// will not reach the disk.
-		err = s.replace(path, originLines(append(s.cameThrough(r), fresh...)), privateFile)
+		err = s.replace(path, originLines(append(s.cameThrough(o), fresh...)), privateFile)
 	} else {
 		err = s.disk.Append(path, originLines(fresh), privateFile)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err != nil {
-		s.tornOrigins[r] = true
-		return fmt.Errorf("record origins of %s: %w", r, s.explain(err))
+		s.tornOrigins[o] = true
+		return fmt.Errorf("record what came through %s: %w", o.Repo, s.explain(err))
 	}
-	delete(s.tornOrigins, r)
-	s.noteOrigins(r, fresh)
+	delete(s.tornOrigins, o)
+	s.noteOrigin(o, fresh)
 	return nil
 }
 
-// noteOrigins adds to memory what is on disk. The caller holds mu.
-func (s *Store) noteOrigins(r fetcher.Repo, digests []fetcher.Digest) {
+// noteOrigin adds to memory what is on disk. The caller holds mu.
+func (s *Store) noteOrigin(o Origin, digests []fetcher.Digest) {
 	for _, d := range digests {
 		if s.origins[d] == nil {
-			s.origins[d] = map[fetcher.Repo]bool{}
+			s.origins[d] = map[Origin]bool{}
 		}
-		s.origins[d][r] = true
+		s.origins[d][o] = true
 	}
 }
 
-// cameThrough lists every Digest whose bytes came through r.
-func (s *Store) cameThrough(r fetcher.Repo) []fetcher.Digest {
+// cameThrough lists every Digest whose bytes came through o.
+func (s *Store) cameThrough(o Origin) []fetcher.Digest {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	var all []fetcher.Digest
-	for d, repos := range s.origins {
-		if repos[r] {
+	for d, origins := range s.origins {
+		if origins[o] {
 			all = append(all, d)
 		}
 	}
@@ -102,11 +102,11 @@ func parseOrigins(text []byte) (digests []fetcher.Digest, whole bool) {
 // recoverOrigins loads every origins file and replaces one that a crash tore. What one
 // that cannot be read said is unknown: those bytes are read again through its Repo.
 func (s *Store) recoverOrigins() error {
-	return s.eachRepoEntry(originsDir, func(r fetcher.Repo, path string) error {
+	return s.eachOrigin(func(o Origin, path string) error {
 		text, err := os.ReadFile(path)
 		if absent(err) {
 			s.lost(path, err)
-			s.tornOrigins[r] = true
+			s.tornOrigins[o] = true
 			return nil
 		}
 		if err != nil {
@@ -114,38 +114,39 @@ func (s *Store) recoverOrigins() error {
 		}
 		digests, whole := parseOrigins(text)
 		s.mu.Lock()
-		s.noteOrigins(r, digests)
+		s.noteOrigin(o, digests)
 		s.mu.Unlock()
 		if whole {
 			return nil
 		}
-		s.log.Warn("origins file has a torn line; to be replaced", zap.Stringer("repo", r))
+		s.log.Warn("origins file has a torn line; to be replaced", zap.Stringer("repo", o.Repo))
 		if err := s.explain(s.replace(path, originLines(digests), privateFile)); err != nil {
-			s.tornOrigins[r] = true // before anything is added: a disk in trouble stops no start
-			s.log.Warn("and could not be replaced yet", zap.Stringer("repo", r), zap.Error(err))
+			s.tornOrigins[o] = true // before anything is added: a disk in trouble stops no start
+			s.log.Warn("and could not be replaced yet", zap.Stringer("repo", o.Repo), zap.Error(err))
 		}
 		return nil
 	})
 }
 
-// eachRepoEntry calls do for every entry of top/<kind>/ that is named after a Repo.
-func (s *Store) eachRepoEntry(top string, do func(r fetcher.Repo, path string) error) error {
+// eachOrigin calls do for every origins file.
+func (s *Store) eachOrigin(do func(o Origin, path string) error) error {
 	for _, kind := range []fetcher.Kind{fetcher.Dataset, fetcher.Model} {
-		entries, err := os.ReadDir(s.path(top, string(kind)))
+		entries, err := os.ReadDir(s.path(originsDir, string(kind)))
 		switch {
 		case absent(err):
-			s.lost(s.path(top, string(kind)), err)
+			s.lost(s.path(originsDir, string(kind)), err)
 			continue
 		case err != nil:
 			return err
 		}
 		for _, e := range entries {
-			r, err := unflat(kind, e.Name())
+			path := s.path(originsDir, string(kind), e.Name())
+			o, err := unflatOrigin(kind, e.Name())
 			if err != nil {
-				s.log.Warn("unknown entry in the cache", zap.String("path", s.path(top, string(kind), e.Name())))
+				s.unknown(path)
 				continue
 			}
-			if err := do(r, s.path(top, string(kind), e.Name())); err != nil {
+			if err := do(o, path); err != nil {
 				return err
 			}
 		}

@@ -27,10 +27,10 @@ func TestRecordsAreThereAfterOpeningAgain(t *testing.T) {
 	}}
 	m := storetest.Manifest(t, repoB, commit1, smallFiles(), isLFS)
 	if err := errors.Join(
-		s.SetRef(repoB, mainRef, store.RefRecord{Commit: commit1, ResolvedAt: at, Authority: "hub"}),
-		s.SetRef(repoB, mainRef, want.Refs["main"]), s.SetRef(repoB, v1, want.Refs["release/v1"]),
-		s.SetPublic(repoB, at), s.SetPublic(repoA, at), s.SetPublic(repoA, time.Time{}),
-		s.PutManifest(m), s.PutManifest(m)); err != nil {
+		s.SetRef(originB, mainRef, store.RefRecord{Commit: commit1, ResolvedAt: at, Authority: "hub"}),
+		s.SetRef(originB, mainRef, want.Refs["main"]), s.SetRef(originB, v1, want.Refs["release/v1"]),
+		s.SetPublic(originB, at), s.SetPublic(originA, at), s.SetPublic(originA, time.Time{}),
+		s.PutManifest(originB, m), s.PutManifest(originB, m)); err != nil {
 		t.Fatal(err)
 	}
 	s.Close()
@@ -44,11 +44,10 @@ func TestRecordsAreThereAfterOpeningAgain(t *testing.T) {
 	if got, err := s.Repos(); err != nil || !slices.Equal(got, []fetcher.Repo{repoB, repoA}) {
 		t.Errorf("Repos says %v (%v)", got, err)
 	}
-	if got, err := s.Manifest(m.Revision); err != nil || !reflect.DeepEqual(got, m) {
+	if got, err := s.Manifest(originB, commit1); err != nil || !reflect.DeepEqual(got, m) {
 		t.Errorf("the manifest is %+v (%v)", got, err)
 	}
-	none := fetcher.Revision{Repo: repoB, Commit: commit2}
-	if _, err := s.Manifest(none); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := s.Manifest(originB, commit2); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("no manifest is %v", err)
 	}
 }
@@ -61,7 +60,7 @@ func TestARecordThatCannotBeReadIsAbsentAndCanBeWrittenAgain(t *testing.T) {
 	} {
 		dir := t.TempDir()
 		s := storetest.OpenAt(t, dir)
-		m := storetest.Fill(t, s, repoA, commit1, smallFiles(), isLFS)
+		storetest.Fill(t, s, repoA, commit1, smallFiles(), isLFS)
 		s.Close()
 		if err := errors.Join(
 			spoil(filepath.Join(dir, "manifests", "model", "org--model-a", commit1.String()+".json")),
@@ -69,7 +68,7 @@ func TestARecordThatCannotBeReadIsAbsentAndCanBeWrittenAgain(t *testing.T) {
 			t.Fatal(err)
 		}
 		s = storetest.OpenAt(t, dir)
-		if _, err := s.Manifest(m.Revision); !errors.Is(err, fs.ErrNotExist) {
+		if _, err := s.Manifest(originA, commit1); !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("%s: the manifest is %v", name, err)
 		}
 		if rec, err := s.Repo(repoA); err != nil || rec.Refs != nil {
@@ -106,7 +105,7 @@ func TestATornOriginLineIsDroppedAndTheOthersKept(t *testing.T) {
 	tear(t, filepath.Join(dir, "origins", "model", "org--model-a"))
 	s = storetest.OpenAt(t, dir)
 	for _, f := range m.Files {
-		if !s.CameThrough(f.Digest, repoA) {
+		if !s.CameThrough(f.Digest, originA) {
 			t.Errorf("the origin of %s is lost", f.Path)
 		}
 	}
@@ -115,7 +114,7 @@ func TestATornOriginLineIsDroppedAndTheOthersKept(t *testing.T) {
 	storetest.Ingest(t, s, repoA, added, content)
 	s.Close()
 	s = storetest.OpenAt(t, dir)
-	if !s.CameThrough(added.Digest, repoA) {
+	if !s.CameThrough(added.Digest, originA) {
 		t.Error("an origin added after the torn line is lost")
 	}
 }
@@ -157,11 +156,11 @@ func TestAClosedStoreChangesNothing(t *testing.T) {
 	m := storetest.Fill(t, s, repoA, commit1, smallFiles(), isLFS)
 	k := store.ViewKey{Revision: m.Revision, Layout: store.Snapshot}
 	s.Close()
-	_, ingest := s.Ingest(repoA, m.Files[0])
+	_, ingest := s.Ingest(originA, m.Files[0])
 	_, _, pin := s.PinView(t.Context(), k, volume("1"))
 	for name, err := range map[string]error{
 		"Ingest": ingest, "PinView": pin, "Commit": s.Commit(t.Context(), nil), "Unpin": s.Unpin(t.Context(), volume("1")),
-		"AssembleView": s.AssembleView(t.Context(), k, m), "PutManifest": s.PutManifest(m), "SetPublic": s.SetPublic(repoA, time.Now()),
+		"AssembleView": s.AssembleView(t.Context(), k, m), "PutManifest": s.PutManifest(originA, m), "SetPublic": s.SetPublic(originA, time.Now()),
 	} {
 		if !errors.Is(err, store.ErrClosed) {
 			t.Errorf("%s says %v", name, err)
@@ -177,7 +176,7 @@ func TestOpenRemovesWhatWasHalfMade(t *testing.T) {
 	half := []string{"views/0123.partial/root/x", "pins/.tmp-1", "sums/.tmp-2", "manifests/model/.tmp-3", ".tmp-4",
 		"ingests/sha256-none/journal"}
 	for _, f := range m.Files { // a Commit that did not come to clear up
-		name := store.IngestName(repoA, f.Digest)
+		name := store.IngestName(originA, f.Digest)
 		half = append(half, "ingests/"+name)
 	}
 	for _, path := range half {
@@ -186,7 +185,7 @@ func TestOpenRemovesWhatWasHalfMade(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	other := filepath.Join(dir, "ingests", store.IngestName(repoB, m.Files[0].Digest))
+	other := filepath.Join(dir, "ingests", store.IngestName(originB, m.Files[0].Digest))
 	if err := os.WriteFile(other, []byte("x"), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -206,7 +205,7 @@ func TestARefDoesNotGoBackToAnOlderAnswer(t *testing.T) {
 	now := time.Now()
 	set := func(c fetcher.Commit, at time.Time) {
 		t.Helper()
-		if err := s.SetRef(repoA, mainRef, store.RefRecord{Commit: c, ResolvedAt: at, Authority: "hub"}); err != nil {
+		if err := s.SetRef(originA, mainRef, store.RefRecord{Commit: c, ResolvedAt: at, Authority: "hub"}); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -146,7 +146,7 @@ func eachDigestEntry(top string, do func(d fetcher.Digest, path string, e fs.Dir
 }
 
 // recoverIngests keeps what can be resumed. It removes an Ingest without data, one of
-// bytes that are here and came through its Repo (a Commit was stopped before it cleared
+// bytes that are here and came through its Origin (a Commit was stopped before it cleared
 // up), and one that nobody went on with for long.
 func (s *Store) recoverIngests() error {
 	entries, err := os.ReadDir(s.path(ingestsDir))
@@ -158,8 +158,8 @@ func (s *Store) recoverIngests() error {
 	}
 	admitted := map[string]bool{}
 	for d := range s.blobs {
-		for r := range s.origins[d] {
-			admitted[ingestName(r, d)] = true
+		for o := range s.origins[d] {
+			admitted[ingestName(o, d)] = true
 		}
 	}
 	for _, e := range entries {

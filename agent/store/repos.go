@@ -16,9 +16,10 @@ type RefRecord struct {
 	Authority  string         `json:"authority"` // who said so
 }
 
-// RepoRecord is what is known of a Repo. PublicAt is when it was last proved public;
-// zero if it was not.
+// RepoRecord is what is known of a Repo. ID is its Origin's; PublicAt is when it was last
+// proved public, zero if it was not.
 type RepoRecord struct {
+	ID       string               `json:"id,omitempty"`
 	Refs     map[string]RefRecord `json:"refs"` // by Ref
 	PublicAt time.Time            `json:"publicAt,omitzero"`
 }
@@ -45,13 +46,34 @@ func (s *Store) Repo(r fetcher.Repo) (RepoRecord, error) {
 	return rec.RepoRecord, nil
 }
 
-// SetRef durably records what ref named. A newer record is kept, unless its time is yet
-// to come: a clock's mistake.
-func (s *Store) SetRef(r fetcher.Repo, ref fetcher.Ref, rec RefRecord) error {
-	if ref.IsZero() || rec.Commit.IsZero() || rec.Authority == "" {
-		return fmt.Errorf("record %s of %s: no revision, commit or authority given", ref, r)
+// Identify durably records that its Authority calls r id. If it called it otherwise
+// before, this is another repository of the same name, and nothing is known of it: Refs
+// and PublicAt are forgotten, and what came through the old Origin is none of the new
+// one's. An Authority that tells no id ("") changes nothing.
+func (s *Store) Identify(r fetcher.Repo, id string) error {
+	if err := (Origin{r, id}).check(); err != nil {
+		return fmt.Errorf("record of a repository: %w", err)
 	}
-	return s.changeRepo(r, func(all *RepoRecord) {
+	rec, err := s.Repo(r)
+	if err != nil || id == "" || id == rec.ID {
+		return err
+	}
+	return s.changeRepo(r, func(all *RepoRecord) error {
+		if all.ID != id {
+			*all = RepoRecord{ID: id}
+		}
+		return nil
+	})
+}
+
+// SetRef durably records what ref of o named. It returns ErrReplaced if its name is
+// another Origin's. A newer record is kept, unless its time is yet
+// to come: a clock's mistake.
+func (s *Store) SetRef(o Origin, ref fetcher.Ref, rec RefRecord) error {
+	if ref.IsZero() || rec.Commit.IsZero() || rec.Authority == "" {
+		return fmt.Errorf("record %s of %s: no revision, commit or authority given", ref, o.Repo)
+	}
+	return s.changeOrigin(o, func(all *RepoRecord) {
 		if all.Refs == nil {
 			all.Refs = map[string]RefRecord{}
 		}
@@ -62,12 +84,24 @@ func (s *Store) SetRef(r fetcher.Repo, ref fetcher.Ref, rec RefRecord) error {
 	})
 }
 
-// SetPublic durably records when r was proved public; a zero time withdraws that.
-func (s *Store) SetPublic(r fetcher.Repo, at time.Time) error {
-	return s.changeRepo(r, func(all *RepoRecord) { all.PublicAt = at })
+// SetPublic durably records when o was proved public; a zero time withdraws that. It
+// returns ErrReplaced if its name is another Origin's.
+func (s *Store) SetPublic(o Origin, at time.Time) error {
+	return s.changeOrigin(o, func(all *RepoRecord) { all.PublicAt = at })
 }
 
-func (s *Store) changeRepo(r fetcher.Repo, change func(*RepoRecord)) error {
+// changeOrigin is changeRepo as long as o has its name.
+func (s *Store) changeOrigin(o Origin, change func(*RepoRecord)) error {
+	return s.changeRepo(o.Repo, func(all *RepoRecord) error {
+		if all.ID != o.ID {
+			return ErrReplaced
+		}
+		change(all)
+		return nil
+	})
+}
+
+func (s *Store) changeRepo(r fetcher.Repo, change func(*RepoRecord) error) error {
 	if r.IsZero() {
 		return fmt.Errorf("record of a repository: no repository given")
 	}
@@ -80,7 +114,9 @@ func (s *Store) changeRepo(r fetcher.Repo, change func(*RepoRecord)) error {
 	if err != nil {
 		return err
 	}
-	change(&rec)
+	if err := change(&rec); err != nil {
+		return fmt.Errorf("record of %s: %w", r, err)
+	}
 	if err := s.writeRecord(s.repoPath(r), repoFile{r, rec}, privateFile); err != nil {
 		return fmt.Errorf("record of %s: %w", r, err)
 	}

@@ -87,7 +87,7 @@ func TestADiskThatIsFullForDownloadsHasRoomForPins(t *testing.T) {
 			f.Size = 5 << 20
 			wg.Go(func() {
 				<-start
-				in, err := s.Ingest(repoA, f)
+				in, err := s.Ingest(originA, f)
 				switch {
 				case err == nil:
 					defer in.Close()
@@ -141,16 +141,16 @@ func TestAFileLargerThanTheDiskIsRefusedForGoodWhateverItsSize(t *testing.T) {
 	for _, size := range []int64{39 << 20, 41 << 20, 1 << 50, 1 << 62, math.MaxInt64} {
 		f := storetest.File(t, "huge.bin", random(1, 100), true)
 		f.Size = size
-		_, err := s.Ingest(repoA, f)
+		_, err := s.Ingest(originA, f)
 		if !errors.Is(err, store.ErrTooLarge) || errors.Is(err, store.ErrNoSpace) || !strings.Contains(err.Error(), fmt.Sprint(size)) {
 			t.Errorf("%d bytes: Ingest says %v", size, err)
 		}
 	}
 	f := storetest.File(t, "large.bin", random(1, 100), true)
 	f.Size = 37 << 20 // would fit, if nothing else were here
-	first := begin(t, s, repoB, storetest.File(t, "other.bin", random(2, 5<<20), true))
+	first := begin(t, s, originB, storetest.File(t, "other.bin", random(2, 5<<20), true))
 	defer first.Close()
-	if _, err := s.Ingest(repoA, f); !errors.Is(err, store.ErrNoSpace) || errors.Is(err, store.ErrTooLarge) {
+	if _, err := s.Ingest(originA, f); !errors.Is(err, store.ErrNoSpace) || errors.Is(err, store.ErrTooLarge) {
 		t.Errorf("Ingest says %v", err)
 	}
 	if st := s.Stats(); st.Ingests != 1 {
@@ -179,9 +179,9 @@ func TestAFullDiskIsAClearErrorAndNothingIsLost(t *testing.T) {
 		}
 	}
 
-	first := begin(t, s, repoA, large)
+	first := begin(t, s, originA, large)
 	free := fill(t, dir)
-	_, err = s.Ingest(repoA, small)
+	_, err = s.Ingest(originA, small)
 	mustBeFull("an ingest on a full disk", err)
 	write(t, first, random(2, twoPieces)) // its room was taken beforehand, but for the journal's
 	if err := first.Verify(); err != nil {
@@ -189,7 +189,7 @@ func TestAFullDiskIsAClearErrorAndNothingIsLost(t *testing.T) {
 	}
 	mustBeFull("Commit on a full disk", s.Commit(t.Context(), []*store.Ingest{first}))
 	m := storetest.Manifest(t, repoA, commit1, map[string][]byte{"large.bin": random(2, twoPieces)}, isLFS)
-	mustBeFull("PutManifest on a full disk", s.PutManifest(m))
+	mustBeFull("PutManifest on a full disk", s.PutManifest(originA, m))
 	mustCheck(t, s.Dir())
 
 	free()

@@ -22,8 +22,10 @@ var (
 	ErrNoSpace = errors.New("no space in the cache")
 	// ErrTooLarge: the file would not fit if the disk held nothing else.
 	ErrTooLarge = errors.New("the file is larger than the disk of the cache can hold")
-	// ErrBusy: the same bytes are already on their way in through the same Repo.
+	// ErrBusy: the same bytes are already on their way in through the same Origin.
 	ErrBusy = errors.New("ingest is in use")
+	// ErrReplaced: the Repo's name is another one's by now. Who asks again learns of that.
+	ErrReplaced = errors.New("the repository was replaced by another of its name")
 	// ErrLocked: another process has this cache directory open.
 	ErrLocked = errors.New("cache is in use by another process")
 	// ErrPinned: the Volume is pinned to another View.
@@ -114,9 +116,9 @@ type Store struct {
 	mu sync.RWMutex // guards everything below; nobody waits for the disk under it
 	// blobs holds the size in bytes of each Blob whose name is durable.
 	blobs   map[fetcher.Digest]int64
-	origins map[fetcher.Digest]map[fetcher.Repo]bool
-	// tornOrigins are the Repos whose origins file must be replaced, not appended to.
-	tornOrigins map[fetcher.Repo]bool
+	origins map[fetcher.Digest]map[Origin]bool
+	// tornOrigins are those whose file must be replaced, not appended to.
+	tornOrigins map[Origin]bool
 	views       map[string]viewInfo // by id; each is whole and its name durable
 	// assembling are the Views being made, by id; the channel is closed when that ends.
 	assembling map[string]chan struct{}
@@ -146,8 +148,8 @@ func open(c Config, ops durable.Ops) (_ *Store, err error) {
 	s := &Store{
 		dir: dir, log: c.Log, disk: durable.New(ops), reserve: c.Reserve, reservePercent: cmp.Or(c.ReservePercent, 5),
 		blobs:          map[fetcher.Digest]int64{},
-		origins:        map[fetcher.Digest]map[fetcher.Repo]bool{},
-		tornOrigins:    map[fetcher.Repo]bool{},
+		origins:        map[fetcher.Digest]map[Origin]bool{},
+		tornOrigins:    map[Origin]bool{},
 		views:          map[string]viewInfo{},
 		assembling:     map[string]chan struct{}{},
 		pins:           map[string]Pin{},

@@ -65,9 +65,9 @@ func openFailing(t *testing.T) (*store.Store, *failing) {
 }
 
 // ready returns an Ingest that can be committed.
-func ready(t *testing.T, s *store.Store, r fetcher.Repo, f fetcher.File, content []byte) []*store.Ingest {
+func ready(t *testing.T, s *store.Store, o store.Origin, f fetcher.File, content []byte) []*store.Ingest {
 	t.Helper()
-	in := begin(t, s, r, f)
+	in := begin(t, s, o, f)
 	write(t, in, content)
 	if err := in.Verify(); err != nil {
 		t.Fatal(err)
@@ -79,7 +79,7 @@ func TestANameThatMayNotBeDurableIsTakenBack(t *testing.T) {
 	s, disk := openFailing(t)
 	f := storetest.File(t, "a.bin", random(1, 100), true)
 	blob := filepath.Join("blobs", "sha256", f.Digest.Hex()[:2], f.Digest.Hex())
-	ins := ready(t, s, repoA, f, random(1, 100))
+	ins := ready(t, s, originA, f, random(1, 100))
 	disk.arm(durabletest.Rename, "blobs", 1)
 	if err := s.Commit(t.Context(), ins); !errors.Is(err, errInjected) || errors.Is(err, store.ErrUnknownState) {
 		t.Errorf("Commit says %v", err)
@@ -90,7 +90,7 @@ func TestANameThatMayNotBeDurableIsTakenBack(t *testing.T) {
 	ins[0].Close()
 
 	// With a disk that cannot even take it back, nothing more is changed.
-	ins = ready(t, s, repoA, f, random(1, 100))
+	ins = ready(t, s, originA, f, random(1, 100))
 	disk.arm(durabletest.Sync, filepath.Dir(blob), 2)
 	if err := s.Commit(t.Context(), ins); !errors.Is(err, store.ErrUnknownState) || !errors.Is(err, errInjected) {
 		t.Errorf("Commit on a broken disk says %v", err)
@@ -132,9 +132,9 @@ func TestOriginsThatMayNotBeDurableAreWrittenAnew(t *testing.T) {
 	old := storetest.File(t, "old", random(1, 100), false)
 	storetest.Ingest(t, s, repoA, old, random(1, 100))
 	f := storetest.File(t, "new", random(2, 100), false)
-	ins := ready(t, s, repoA, f, random(2, 100))
+	ins := ready(t, s, originA, f, random(2, 100))
 	disk.arm(durabletest.Sync, "origins", 1)
-	if err := s.Commit(t.Context(), ins); !errors.Is(err, errInjected) || s.HasBlob(f.Digest) || s.CameThrough(f.Digest, repoA) {
+	if err := s.Commit(t.Context(), ins); !errors.Is(err, errInjected) || s.HasBlob(f.Digest) || s.CameThrough(f.Digest, originA) {
 		t.Errorf("Commit says %v", err)
 	}
 	disk.arm("", "", 0)
@@ -147,7 +147,7 @@ func TestOriginsThatMayNotBeDurableAreWrittenAnew(t *testing.T) {
 	dir := s.Dir()
 	s.Close()
 	s = storetest.OpenAt(t, dir)
-	if !s.CameThrough(f.Digest, repoA) || !s.CameThrough(old.Digest, repoA) {
+	if !s.CameThrough(f.Digest, originA) || !s.CameThrough(old.Digest, originA) {
 		t.Error("an origin is lost")
 	}
 }

@@ -22,10 +22,11 @@ const (
 	HubCache Layout = "hub-cache"
 )
 
-// ViewKey says what a View shows. Filter is how the Manifest was selected. Ref is the
-// Ref it shows: only HubCache shows one, and a commit shows none.
+// ViewKey says what a View shows. RepoID is the Origin's ID. Filter is how the Manifest
+// was selected. Ref is the Ref it shows: only HubCache shows one, and a commit shows none.
 type ViewKey struct {
 	Revision fetcher.Revision
+	RepoID   string
 	Ref      fetcher.Ref
 	Filter   fetcher.Filter
 	Layout   Layout
@@ -70,6 +71,9 @@ func (k ViewKey) view() View {
 	list(k.Filter.Include())
 	list(k.Filter.Exclude())
 	b = binary.AppendUvarint(b, viewGeneration)
+	if k.RepoID != "" {
+		add(k.RepoID)
+	}
 	sum := sha256.Sum256(b)
 	return viewOf(hex.EncodeToString(sum[:])[:viewIDLength], k)
 }
@@ -77,6 +81,9 @@ func (k ViewKey) view() View {
 func (k ViewKey) check() error {
 	if k.Revision.Repo.IsZero() || k.Revision.Commit.IsZero() {
 		return fmt.Errorf("view without a revision")
+	}
+	if err := (Origin{k.Revision.Repo, k.RepoID}).check(); err != nil {
+		return fmt.Errorf("view of %s: %w", k.Revision, err)
 	}
 	if k.Layout != Snapshot && k.Layout != HubCache {
 		return fmt.Errorf("view of %s: layout %q: must be %s or %s", k.Revision, k.Layout, Snapshot, HubCache)
@@ -88,6 +95,7 @@ func (k ViewKey) check() error {
 // so no pod sees it.
 type viewRecord struct {
 	Revision   fetcher.Revision `json:"revision"`
+	RepoID     string           `json:"repoId,omitempty"`
 	Ref        string           `json:"ref,omitempty"` // shown
 	Include    []string         `json:"include,omitempty"`
 	Exclude    []string         `json:"exclude,omitempty"`
@@ -101,14 +109,14 @@ type viewRecord struct {
 
 func newViewRecord(k ViewKey, m *fetcher.Manifest) viewRecord {
 	return viewRecord{
-		Revision: k.Revision, Ref: k.shown().String(), Include: k.Filter.Include(), Exclude: k.Filter.Exclude(),
+		Revision: k.Revision, RepoID: k.RepoID, Ref: k.shown().String(), Include: k.Filter.Include(), Exclude: k.Filter.Exclude(),
 		Layout: k.Layout, Generation: viewGeneration, Files: m.Files,
 	}
 }
 
 // key returns the ViewKey that r was made from (with no Ref, if none is shown).
 func (r viewRecord) key() (ViewKey, error) {
-	k := ViewKey{Revision: r.Revision, Layout: r.Layout}
+	k := ViewKey{Revision: r.Revision, RepoID: r.RepoID, Layout: r.Layout}
 	var err error
 	if r.Ref != "" {
 		if k.Ref, err = fetcher.ParseRef(r.Ref); err != nil {

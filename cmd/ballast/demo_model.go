@@ -126,7 +126,7 @@ func putModel(ctx context.Context, s *store.Store, repo fetcher.Repo, files []mo
 	if err != nil {
 		return nil, err
 	}
-	if err := s.PutManifest(m); err != nil {
+	if err := s.PutManifest(store.Origin{Repo: repo}, m); err != nil {
 		return nil, err
 	}
 	for _, name := range refs {
@@ -134,7 +134,7 @@ func putModel(ctx context.Context, s *store.Store, repo fetcher.Repo, files []mo
 		if err != nil {
 			return nil, err
 		}
-		if err := s.SetRef(repo, ref, store.RefRecord{Commit: commit, ResolvedAt: time.Now(), Authority: authority}); err != nil {
+		if err := s.SetRef(store.Origin{Repo: repo}, ref, store.RefRecord{Commit: commit, ResolvedAt: time.Now(), Authority: authority}); err != nil {
 			return nil, err
 		}
 	}
@@ -158,7 +158,7 @@ func putFiles(ctx context.Context, s *store.Store, repo fetcher.Repo, files []mo
 			if entries[i], err = f.entry(working); err != nil || s.HasBlob(entries[i].Digest) {
 				return err
 			}
-			if ingests[i], err = s.Ingest(repo, entries[i]); err != nil {
+			if ingests[i], err = s.Ingest(store.Origin{Repo: repo}, entries[i]); err != nil {
 				return err
 			}
 			return fill(working, ingests[i], f, progress)

@@ -235,15 +235,15 @@ func (w *world) fetched() int64 {
 
 // manifest returns what ref is, by the agent's record, or nil if it has none yet.
 func (w *world) manifest(ref fetcher.Ref) *fetcher.Manifest {
+	rec, err := w.cache.Repo(w.repoName)
+	if err != nil {
+		return nil
+	}
 	commit, pinned := ref.Commit()
 	if !pinned {
-		rec, err := w.cache.Repo(w.repoName)
-		if err != nil {
-			return nil
-		}
 		commit = rec.Refs[ref.String()].Commit
 	}
-	m, err := w.cache.Manifest(fetcher.Revision{Repo: w.repoName, Commit: commit})
+	m, err := w.cache.Manifest(store.Origin{Repo: w.repoName, ID: rec.ID}, commit)
 	if err != nil {
 		return nil
 	}

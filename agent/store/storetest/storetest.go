@@ -78,10 +78,10 @@ func Manifest(t testing.TB, repo fetcher.Repo, commit fetcher.Commit, files map[
 	return m
 }
 
-// Ingest brings content into s through repo, by Ingest, WritePiece, Verify and Commit.
+// Ingest brings content into s through repo, of which no id is known, by Ingest, WritePiece, Verify and Commit.
 func Ingest(t testing.TB, s *store.Store, repo fetcher.Repo, f fetcher.File, content []byte) {
 	t.Helper()
-	in, err := s.Ingest(repo, f)
+	in, err := s.Ingest(store.Origin{Repo: repo}, f)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -111,14 +111,14 @@ func Fill(t testing.TB, s *store.Store, repo fetcher.Repo, commit fetcher.Commit
 			Ingest(t, s, repo, f, files[f.Path.String()])
 		}
 	}
-	if err := s.PutManifest(m); err != nil {
+	if err := s.PutManifest(store.Origin{Repo: repo}, m); err != nil {
 		t.Fatal(err)
 	}
 	main, err := fetcher.ParseRef("main")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.SetRef(repo, main, store.RefRecord{Commit: commit, ResolvedAt: time.Now().UTC(), Authority: "hub"}); err != nil {
+	if err := s.SetRef(store.Origin{Repo: repo}, main, store.RefRecord{Commit: commit, ResolvedAt: time.Now().UTC(), Authority: "hub"}); err != nil {
 		t.Fatal(err)
 	}
 	return m

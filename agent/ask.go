@@ -1,0 +1,125 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/ballast-csi/ballast/agent/store"
+	"github.com/ballast-csi/ballast/fetcher"
+)
+
+// asker is a credential to ask with: none, a caller's, or the node's.
+type asker struct {
+	cred fetcher.Secret
+	node bool // what the node is shown proves nothing for anybody
+}
+
+// askers says as whom to ask about q, in turn. An anonymous proof is worth a day to every
+// tenant, a token's ten minutes to one. The node's token only finds out what an opened
+// Repo holds now.
+func (a *Agent) askers(q query, k knowledge) []asker {
+	var own, node []asker
+	if !q.who.Token.IsZero() {
+		own = []asker{{cred: q.who.Token}}
+	}
+	if token := a.node.get(); k.opened && !token.IsZero() {
+		node = []asker{{token, true}}
+	}
+	anonymous := []asker{{}}
+	switch {
+	case k.proved && k.publicAt.IsZero(): // not public a moment ago
+		return slices.Concat(own, node)
+	case k.opened && k.publicAt.IsZero():
+		return slices.Concat(own, node, anonymous)
+	}
+	return slices.Concat(anonymous, own, node)
+}
+
+// ask puts q to the Authority. As long as an anonymous proof is on record, of whatever
+// age, nothing is asked as the node: what that is shown would be everybody's.
+func (a *Agent) ask(ctx context.Context, q query) (grant, error) {
+	k, err := a.known(q, listing, false)
+	if err != nil {
+		return grant{}, err
+	}
+	var told error
+	for _, by := range a.askers(q, k) {
+		if by.node && !k.publicAt.IsZero() {
+			continue
+		}
+		g, err := a.askAs(ctx, q, k, by)
+		if err == nil {
+			return g, nil
+		}
+		if fetcher.Denied(err) && !by.node {
+			if by.cred.IsZero() {
+				k.public, k.publicAt = false, time.Time{}
+			}
+			if err := a.access.withdraw(by.cred, q.repo); err != nil {
+				return grant{}, err
+			}
+		}
+		if !by.node || fetcher.Transient(err) { // a verdict on the node is nobody's
+			told = telling(told, err)
+		}
+	}
+	return grant{}, told
+}
+
+// telling chooses between what an anonymous request and then a token were told: a rate
+// limit passes; a verdict on the token says nothing about the rest.
+func telling(anonymous, token error) error {
+	var limited *fetcher.RateLimitedError
+	switch {
+	case errors.As(anonymous, &limited) && !errors.As(token, new(*fetcher.RateLimitedError)):
+		return anonymous // and so the Hub was reached
+	case anonymous == nil || fetcher.Transient(token):
+		return token
+	case fetcher.Denied(token) && !fetcher.Denied(anonymous) && !fetcher.Unreachable(anonymous):
+		return anonymous
+	}
+	return token
+}
+
+// askAs asks with one credential. What it learns is recorded only after access is proved,
+// as of when it was asked: a listing may take minutes, and others may have learned better
+// meanwhile. Whose name it is comes first: nothing is known of another Origin.
+func (a *Agent) askAs(ctx context.Context, q query, k knowledge, by asker) (grant, error) {
+	asked := time.Now()
+	i := inquiry{authority: a.cfg.Authority, query: q, cred: by.cred}
+	if by == (asker{}) {
+		i.node = a.node
+	}
+	shown, err := i.ask(ctx, k.manifest)
+	if err != nil {
+		return grant{}, err
+	}
+	g := k.grant
+	if shown.repoID != "" {
+		if err := a.store.Identify(q.repo, shown.repoID); err != nil {
+			return grant{}, err
+		}
+		g.origin.ID = shown.repoID
+	}
+	if !by.node {
+		if err := a.access.grant(by.cred, g.origin, shown.proved); err != nil {
+			return grant{}, err
+		}
+	}
+	g.public = by == asker{} || k.public && g.origin == k.origin
+	g.manifest, g.commit = shown.manifest, shown.manifest.Revision.Commit
+	if g.manifest != k.manifest {
+		if err := a.store.PutManifest(g.origin, g.manifest); err != nil {
+			return grant{}, err
+		}
+	}
+	if _, pinned := q.ref.Commit(); !pinned {
+		rec := store.RefRecord{Commit: g.commit, ResolvedAt: asked, Authority: a.cfg.Authority.Name()}
+		if err := a.store.SetRef(g.origin, q.ref, rec); err != nil {
+			return grant{}, err
+		}
+	}
+	return g, nil
+}
