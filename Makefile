@@ -58,7 +58,8 @@ e2e-scenarios:
 e2e-node:
 	cd e2e && go test -v -count=1 -timeout 45m ./node
 
-# build/ballast-image.tar, an OCI layout for linux/amd64 and linux/arm64.
+# build/ballast-image.tar, an OCI layout for linux/amd64 and linux/arm64, and
+# build/ballast.cdx.json, what it is made of, which is attached to it.
 image:
 	mkdir -p build/tools
 	cd e2e && go build -buildvcs=false -o ../build/tools/image ./image

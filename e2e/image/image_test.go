@@ -6,9 +6,12 @@ import (
 	"debug/elf"
 	"io"
 	"log"
+	"maps"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -34,7 +37,8 @@ func built(t *testing.T, push string) string {
 	return out
 }
 
-func archived(t *testing.T, out string) v1.ImageIndex {
+// archived returns the index that was built and what is attached to it.
+func archived(t *testing.T, out string) (v1.ImageIndex, []v1.Image) {
 	t.Helper()
 	return ocitest.Archived(t, filepath.Join(out, "ballast-image.tar"))
 }
@@ -54,7 +58,7 @@ func TestImageTwiceIsTheSameImage(t *testing.T) {
 
 func TestImageHoldsAStaticBinaryAndCertificatesAndNothingElse(t *testing.T) {
 	out := built(t, "")
-	index := archived(t, out)
+	index, _ := archived(t, out)
 	if err := validate.Index(index); err != nil {
 		t.Fatal(err)
 	}
@@ -73,11 +77,12 @@ func TestImageHoldsAStaticBinaryAndCertificatesAndNothingElse(t *testing.T) {
 		}
 		checkConfig(t, img, d.Platform.Architecture)
 		files := ocitest.Files(t, img)
-		binary, bundle := files["ballast"], files["etc/ssl/certs/ca-certificates.crt"]
-		if len(files) != 2 || binary == nil || bundle == nil {
-			t.Errorf("%s: the image holds %d files; want the binary and the certificates", d.Platform, len(files))
+		holds := slices.Sorted(maps.Keys(files))
+		if want := []string{"ballast", "etc/", "etc/ssl/", "etc/ssl/certs/", "etc/ssl/certs/ca-certificates.crt"}; !slices.Equal(holds, want) {
+			t.Errorf("%s: the image holds %q; want %q", d.Platform, holds, want)
 			continue
 		}
+		binary, bundle := files["ballast"], files["etc/ssl/certs/ca-certificates.crt"]
 		checkStatic(t, binary, machines[d.Platform.Architecture])
 		if pool := x509.NewCertPool(); !pool.AppendCertsFromPEM(bundle) {
 			t.Errorf("%s: no certificate in the bundle", d.Platform)
@@ -122,11 +127,23 @@ func checkStatic(t *testing.T, binary []byte, machine elf.Machine) {
 	}
 }
 
-func TestImagePushedToARegistryIsTheSameIndex(t *testing.T) {
-	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
-	defer server.Close()
-	to := strings.TrimPrefix(server.URL, "http://") + "/ballast/ballast:v0-test"
-	index := archived(t, built(t, to))
+func TestImagePushedToARegistryIsTheSameIndexWithTheSameSBOM(t *testing.T) {
+	quiet := registry.Logger(log.New(io.Discard, "", 0))
+	for name, server := range map[string]http.Handler{
+		"old registry":                  registry.New(quiet),
+		"registry that lists referrers": registry.New(quiet, registry.WithReferrersSupport(true)),
+	} {
+		t.Run(name, func(t *testing.T) {
+			server := httptest.NewServer(server)
+			defer server.Close()
+			checkPushed(t, strings.TrimPrefix(server.URL, "http://")+"/ballast/ballast:v0-test")
+		})
+	}
+}
+
+func checkPushed(t *testing.T, to string) {
+	t.Helper()
+	index, attached := archived(t, built(t, to))
 	want, err := index.Digest()
 	if err != nil {
 		t.Fatal(err)
@@ -141,6 +158,25 @@ func TestImagePushedToARegistryIsTheSameIndex(t *testing.T) {
 	}
 	if digest, err := got.Digest(); err != nil || digest != want {
 		t.Fatalf("pushed %s; want %s (%v)", digest, want, err)
+	}
+	sbom, err := attached[0].Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	referrers, err := remote.Referrers(ref.Context().Digest(want.String()), remote.WithContext(t.Context()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := referrers.IndexManifest()
+	if err != nil || len(m.Manifests) != 1 || m.Manifests[0].Digest != sbom {
+		t.Fatalf("referrers of the image are %v; want the SBOM, %s (%v)", m, sbom, err)
+	}
+	pushed, err := remote.Image(ref.Context().Digest(sbom.String()), remote.WithContext(t.Context()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(content(t, pushed), content(t, attached[0])) {
+		t.Error("another SBOM was pushed")
 	}
 }
 

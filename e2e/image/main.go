@@ -6,7 +6,9 @@
 //
 //	image/<arch>/{ballast,ca-certificates.crt}   the files, for the Dockerfile too
 //	ballast-image.tar                            an OCI layout with one index, for
-//	                                             "ctr images import", skopeo, crane
+//	                                             "ctr images import", skopeo, crane,
+//	                                             and the next, attached to the index
+//	ballast.cdx.json                             what the image is made of (CycloneDX)
 //
 // With -pod it writes e2e-pod-image.tar instead: what the pods of the scenarios in
 // e2e/cluster run, for this machine's architecture.
@@ -83,47 +85,76 @@ func run(ctx context.Context, o options, w io.Writer) error {
 		fmt.Fprintf(w, "%s  %s\n", oci.PodReference, archive)
 		return oci.WritePod(ctx, archive, oci.PodReference, filepath.Join(o.module, "e2e"))
 	}
-	certificates, roots := oci.Certificates()
-	program := oci.Program{Module: o.module, Package: "./cmd/ballast", Version: o.version}
-	var images []v1.Image
-	for _, arch := range architectures {
-		dir := filepath.Join(o.out, "image", arch)
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return err
-		}
-		binary := filepath.Join(dir, "ballast")
-		if err := program.Compile(ctx, arch, binary); err != nil {
-			return err
-		}
-		if err := os.WriteFile(filepath.Join(dir, "ca-certificates.crt"), certificates, 0o644); err != nil {
-			return err
-		}
-		img, err := oci.Ballast(arch, o.version, binary, o.epoch)
-		if err != nil {
-			return fmt.Errorf("image for %s: %w", arch, err)
-		}
-		if err := describe(w, arch, binary, img); err != nil {
-			return err
-		}
-		images = append(images, img)
+	materials := newBill(o.version, o.epoch)
+	index, err := buildIndex(ctx, o, materials, w)
+	if err != nil {
+		return err
 	}
-	index, err := oci.Index(images...)
+	document, err := materials.document()
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(o.out, "ballast.cdx.json"), document, 0o644); err != nil {
+		return err
+	}
+	sbom, err := oci.Attach(index, sbomKind, document)
 	if err != nil {
 		return err
 	}
 	archive := filepath.Join(o.out, "ballast-image.tar")
-	if err := oci.Write(archive, "docker.io/library/ballast:"+o.version, index, o.epoch); err != nil {
+	if err := oci.Write(archive, "docker.io/library/ballast:"+o.version, index, o.epoch, sbom); err != nil {
 		return err
 	}
 	digest, err := index.Digest()
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(w, "index  %s  %d CA certificates  %s  version %s\n", digest, roots, archive, o.version)
+	fmt.Fprintf(w, "index  %s  %s  version %s\n", digest, archive, o.version)
+	if digest, err = sbom.Digest(); err != nil {
+		return err
+	}
+	fmt.Fprintf(w, "SBOM   %s  %d components\n", digest, len(materials.components))
 	if o.push == "" {
 		return nil
 	}
-	return pushIndex(ctx, o.push, index, w)
+	return push(ctx, o.push, index, sbom, w)
+}
+
+// buildIndex builds the image of each architecture, and adds what it is made of to
+// materials.
+func buildIndex(ctx context.Context, o options, materials *bill, w io.Writer) (v1.ImageIndex, error) {
+	certificates, roots := oci.Certificates()
+	if err := materials.addCertificates(certificates); err != nil {
+		return nil, err
+	}
+	fmt.Fprintf(w, "%d CA certificates\n", roots)
+	var images []v1.Image
+	for _, arch := range architectures {
+		dir := filepath.Join(o.out, "image", arch)
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return nil, err
+		}
+		if err := os.WriteFile(filepath.Join(dir, "ca-certificates.crt"), certificates, 0o644); err != nil {
+			return nil, err
+		}
+		binary := filepath.Join(dir, "ballast")
+		program := oci.Program{Module: o.module, Package: "./cmd/ballast", Version: o.version}
+		if err := program.Compile(ctx, arch, binary); err != nil {
+			return nil, err
+		}
+		if err := materials.addBinary(arch, binary); err != nil {
+			return nil, fmt.Errorf("what the binary for %s is made of: %w", arch, err)
+		}
+		img, err := oci.Ballast(arch, o.version, binary, o.epoch)
+		if err != nil {
+			return nil, fmt.Errorf("image for %s: %w", arch, err)
+		}
+		if err := describe(w, arch, binary, img); err != nil {
+			return nil, err
+		}
+		images = append(images, img)
+	}
+	return oci.Index(images...)
 }
 
 func describe(w io.Writer, arch, binary string, img v1.Image) error {
@@ -151,13 +182,22 @@ func describe(w io.Writer, arch, binary string, img v1.Image) error {
 	return nil
 }
 
-func pushIndex(ctx context.Context, to string, index v1.ImageIndex, w io.Writer) error {
+// push pushes the index under its name, and what is attached to it.
+func push(ctx context.Context, to string, index v1.ImageIndex, attached v1.Image, w io.Writer) error {
 	ref, err := name.ParseReference(to)
 	if err != nil {
 		return fmt.Errorf("-push: %w", err)
 	}
-	if err := remote.WriteIndex(ref, index, remote.WithContext(ctx), remote.WithAuthFromKeychain(authn.DefaultKeychain)); err != nil {
+	options := []remote.Option{remote.WithContext(ctx), remote.WithAuthFromKeychain(authn.DefaultKeychain)}
+	if err := remote.WriteIndex(ref, index, options...); err != nil {
 		return fmt.Errorf("push %s: %w", ref, err)
+	}
+	digest, err := attached.Digest()
+	if err != nil {
+		return err
+	}
+	if err := remote.Write(ref.Context().Digest(digest.String()), attached, options...); err != nil {
+		return fmt.Errorf("push what is attached to %s: %w", ref, err)
 	}
 	fmt.Fprintf(w, "pushed %s\n", ref)
 	return nil

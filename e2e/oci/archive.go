@@ -18,8 +18,9 @@ import (
 // Write writes index to path as a tar of an OCI image layout (image-spec,
 // image-layout.md), in a fixed order and with the one time at. containerd imports it
 // as reference, which must be in full, with registry and tag: a pod whose image is
-// "ballast:v1" asks for "docker.io/library/ballast:v1".
-func Write(path, reference string, index v1.ImageIndex, at time.Time) error {
+// "ballast:v1" asks for "docker.io/library/ballast:v1". What is attached to index has
+// no name; it is found by what it is attached to.
+func Write(path, reference string, index v1.ImageIndex, at time.Time, attached ...v1.Image) error {
 	tag, err := name.NewTag(reference, name.StrictValidation)
 	if err != nil {
 		return err
@@ -38,6 +39,11 @@ func Write(path, reference string, index v1.ImageIndex, at time.Time) error {
 		"io.containerd.image.name":          reference,
 	})); err != nil {
 		return fmt.Errorf("lay out %s: %w", reference, err)
+	}
+	for _, a := range attached {
+		if err := l.AppendImage(a); err != nil {
+			return fmt.Errorf("lay out what is attached to %s: %w", reference, err)
+		}
 	}
 	out, err := os.CreateTemp(filepath.Dir(path), "archive-")
 	if err != nil {

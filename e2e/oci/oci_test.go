@@ -19,10 +19,10 @@ import (
 // configuration.
 func only(t *testing.T, archive string) (v1.Image, v1.Config) {
 	t.Helper()
-	index := ocitest.Archived(t, archive)
+	index, attached := ocitest.Archived(t, archive)
 	m, err := index.IndexManifest()
-	if err != nil || len(m.Manifests) != 1 {
-		t.Fatalf("%d images, error %v; want this machine's only", len(m.Manifests), err)
+	if err != nil || len(m.Manifests) != 1 || attached != nil {
+		t.Fatalf("%d images, error %v, attached %v; want this machine's only", len(m.Manifests), err, attached)
 	}
 	if p := m.Manifests[0].Platform; p == nil || p.OS != "linux" || p.Architecture != runtime.GOARCH {
 		t.Errorf("platform %v", p)

@@ -13,8 +13,49 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/layout"
 )
 
-// Archived reads the archive at path as an OCI layout, which must be of one index.
-func Archived(t *testing.T, path string) v1.ImageIndex {
+// Archived reads the archive at path as an OCI layout, which must be of one index, and
+// of what is attached to that.
+func Archived(t *testing.T, path string) (v1.ImageIndex, []v1.Image) {
+	t.Helper()
+	top, err := layout.ImageIndexFromPath(unpacked(t, path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := top.IndexManifest()
+	if err != nil || len(m.Manifests) == 0 {
+		t.Fatalf("the archive holds %v, error %v", m, err)
+	}
+	index, err := top.ImageIndex(m.Manifests[0].Digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var attached []v1.Image
+	for _, d := range m.Manifests[1:] {
+		img, err := top.Image(d.Digest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		subject := Manifest(t, img).Subject
+		if subject == nil || subject.Digest != m.Manifests[0].Digest {
+			t.Fatalf("the archive holds %s, of %v; want one index and what is attached to it", d.Digest, subject)
+		}
+		attached = append(attached, img)
+	}
+	return index, attached
+}
+
+// Manifest returns the image's manifest.
+func Manifest(t *testing.T, img v1.Image) *v1.Manifest {
+	t.Helper()
+	m, err := img.Manifest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+// unpacked unpacks the archive at path into a new directory, and returns that.
+func unpacked(t *testing.T, path string) string {
 	t.Helper()
 	f, err := os.Open(path)
 	if err != nil {
@@ -25,7 +66,7 @@ func Archived(t *testing.T, path string) v1.ImageIndex {
 	for tr := tar.NewReader(f); ; {
 		h, err := tr.Next()
 		if errors.Is(err, io.EOF) {
-			break
+			return dir
 		}
 		if err != nil {
 			t.Fatal(err)
@@ -42,23 +83,10 @@ func Archived(t *testing.T, path string) v1.ImageIndex {
 			t.Fatal(err)
 		}
 	}
-	top, err := layout.ImageIndexFromPath(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	m, err := top.IndexManifest()
-	if err != nil || len(m.Manifests) != 1 {
-		t.Fatalf("the archive holds %d images, error %v; want one index", len(m.Manifests), err)
-	}
-	index, err := top.ImageIndex(m.Manifests[0].Digest)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return index
 }
 
-// Files returns the image's plain files; every entry must be root's and without
-// special bits.
+// Files returns all that is in the image, a directory without content. Every entry must
+// be root's, a plain file or a directory, without special bits, and there once.
 func Files(t *testing.T, img v1.Image) map[string][]byte {
 	t.Helper()
 	files := map[string][]byte{}
@@ -82,10 +110,11 @@ func Files(t *testing.T, img v1.Image) map[string][]byte {
 			if h.Uid != 0 || h.Gid != 0 || h.Mode&^0o755 != 0 || (h.Typeflag != tar.TypeReg && h.Typeflag != tar.TypeDir) {
 				t.Errorf("%s: type %c, mode %o, owner %d:%d", h.Name, h.Typeflag, h.Mode, h.Uid, h.Gid)
 			}
-			if h.Typeflag == tar.TypeReg {
-				if files[h.Name], err = io.ReadAll(tr); err != nil {
-					t.Fatal(err)
-				}
+			if _, twice := files[h.Name]; twice {
+				t.Errorf("%s: there twice", h.Name)
+			}
+			if files[h.Name], err = io.ReadAll(tr); err != nil {
+				t.Fatal(err)
 			}
 		}
 		rc.Close()
