@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
-	"strconv"
 	"time"
 )
 
@@ -50,14 +49,6 @@ func (h *Hub) Hold(repo, path string) (release func()) {
 			close(held)
 		}
 	}
-}
-
-// RateLimit answers the Hub's next n requests (not the CDN's) with 429 and asks
-// to come back after retryAfter, in whole seconds rounded up.
-func (h *Hub) RateLimit(n int, retryAfter time.Duration) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.limited, h.wait = n, retryAfter
 }
 
 // Intercept lets f answer any request, of the CDN too, before anything else does;
@@ -167,32 +158,4 @@ func (h *Hub) chunk() int {
 		return 1 << 20
 	}
 	return min(max(h.rate/50, 1), 1<<20)
-}
-
-// header sets what the Hub sends with every response.
-func header(w http.ResponseWriter, kind string, id int) {
-	bucket, quota := "resolvers", 3000
-	if kind == "api" {
-		bucket, quota = "api", 500
-	}
-	w.Header().Set("X-Request-Id", fmt.Sprintf("Root=1-%08x", id))
-	w.Header().Set("RateLimit", fmt.Sprintf(`"%s";r=%d;t=%d`, bucket, quota-1, 300))
-	w.Header().Set("RateLimit-Policy", fmt.Sprintf(`"fixed window";"%s";q=%d;w=300`, bucket, quota))
-}
-
-// tooMany answers 429. A client waits one second beyond the reset that RateLimit
-// names, so the reset is told one second short; below that only Retry-After is.
-func tooMany(w http.ResponseWriter, kind string, wait time.Duration) {
-	seconds := int((wait + time.Second - 1) / time.Second)
-	w.Header().Del("RateLimit")
-	if seconds > 0 {
-		bucket := map[string]string{"api": "api"}[kind]
-		if bucket == "" {
-			bucket = "resolvers"
-		}
-		w.Header().Set("RateLimit", fmt.Sprintf(`"%s";r=0;t=%d`, bucket, seconds-1))
-	}
-	w.Header().Set("Retry-After", strconv.Itoa(seconds))
-	w.WriteHeader(http.StatusTooManyRequests)
-	fmt.Fprint(w, `{"error":"We had to rate limit you"}`)
 }

@@ -56,6 +56,8 @@ type Hub struct {
 	slot       time.Time
 	limited    int
 	wait       time.Duration
+	windows    *windows // nil: no limits
+	counts     Counts
 	sequence   int // of request ids
 	registered int // repositories so far
 }
@@ -127,7 +129,7 @@ func (h *Hub) Requests() []Request {
 func (h *Hub) ResetRequests() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.requests = nil
+	h.requests, h.counts = nil, Counts{}
 }
 
 // BytesServed returns how many bytes of file content were sent so far.
@@ -181,15 +183,24 @@ func (h *Hub) admit(w http.ResponseWriter, r *http.Request, kind string) bool {
 	if limited {
 		h.limited--
 	}
+	bucket := bucketOf(kind)
+	left := plenty(bucket)
+	if h.windows != nil && kind != "cdn" {
+		left = h.windows.take(bucket, r.Header.Get("Authorization"), time.Now())
+	}
+	h.counts.add(r.Method, kind, limited || left.refused)
 	h.mu.Unlock()
 	if kind != "cdn" {
-		header(w, kind, id)
+		header(w, bucket, id, left)
 	}
 	if intercept != nil && intercept(w, r) {
 		return false
 	}
-	if limited {
-		tooMany(w, kind, wait)
+	switch {
+	case limited:
+		tooMany(w, bucket, wait)
+	case left.refused:
+		refuse(w, left.reset)
 	}
-	return !limited
+	return !limited && !left.refused
 }
