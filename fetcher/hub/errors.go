@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"net/url"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -66,7 +68,11 @@ func (c *Client) statusError(ctx context.Context, q request, a *answer) error {
 	status := a.StatusCode
 	switch {
 	case status == http.StatusTooManyRequests:
-		return &fetcher.RateLimitedError{RetryAfter: retryAfter(a.Header), Err: fmt.Errorf("%s: %s", q.what, detail)}
+		wait := retryAfter(a.Header)
+		if a.home {
+			wait = max(wait, c.gate.left(limit{c.bucketOf(a.url), q.cred}))
+		}
+		return &fetcher.RateLimitedError{RetryAfter: wait, Err: fmt.Errorf("%s: %s", q.what, detail)}
 	case isRedirect(status):
 		where := "nowhere"
 		if next, err := redirectTarget(a.url, a.Header.Get("Location")); err == nil {
@@ -185,15 +191,35 @@ const (
 	maxRetryAfter     = 15 * time.Minute // thrice the Hub's window
 )
 
-var rateLimit = regexp.MustCompile(`"\w+"\s*;\s*r\s*=\s*(\d+)\s*;\s*t\s*=\s*(\d+)`)
+// budget is what RateLimit says is left of a bucket, until its reset.
+type budget struct {
+	bucket string
+	left   int // requests
+	reset  time.Duration
+}
+
+var rateLimit = regexp.MustCompile(`"(\w+)"\s*;\s*r\s*=\s*(\d+)\s*;\s*t\s*=\s*(\d+)`)
+
+// budgets reads RateLimit: "api";r=12;t=55, for one bucket or a few.
+func budgets(h http.Header) (list []budget) {
+	for _, m := range rateLimit.FindAllStringSubmatch(h.Get("RateLimit"), 4) {
+		left, err := strconv.Atoi(m[2])
+		if err != nil {
+			left = math.MaxInt // more than fits
+		}
+		list = append(list, budget{m[1], left, seconds(m[3])})
+	}
+	return list
+}
 
 // retryAfter reads how long a 429 asks to wait: to the end of the window that
 // RateLimit says is used up, one second added as huggingface_hub does, else
 // Retry-After.
 func retryAfter(h http.Header) time.Duration {
 	wait := defaultRetryAfter
-	if m := rateLimit.FindStringSubmatch(h.Get("RateLimit")); m != nil && strings.Trim(m[1], "0") == "" {
-		wait = seconds(m[2]) + time.Second
+	list := budgets(h)
+	if i := slices.IndexFunc(list, func(b budget) bool { return b.left == 0 }); i >= 0 {
+		wait = list[i].reset + time.Second
 	} else if text := h.Get("Retry-After"); text != "" {
 		if at, err := http.ParseTime(text); err == nil {
 			wait = time.Until(at)

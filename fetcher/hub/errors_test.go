@@ -208,7 +208,7 @@ func TestRateLimitSaysHowLongToWait(t *testing.T) {
 		}
 		for name, err := range askAll(t, answer(429, "", headers...)) {
 			var limited *fetcher.RateLimitedError
-			if !errors.As(err, &limited) || limited.RetryAfter != c.want || fetcher.Unreachable(err) || !fetcher.Transient(err) {
+			if !errors.As(err, &limited) || !about(limited.RetryAfter, c.want) || fetcher.Unreachable(err) || !fetcher.Transient(err) {
 				t.Errorf("%s, %q %q: %v, want %s", name, c.limit, c.after, err, c.want)
 			}
 		}
@@ -217,10 +217,14 @@ func TestRateLimitSaysHowLongToWait(t *testing.T) {
 	rev := serve(t, h, "org/name")
 	h.RateLimit(1, 30*time.Second)
 	var limited *fetcher.RateLimitedError
-	if _, err := newClient(t, h.URL()).Manifest(t.Context(), rev, fetcher.Secret{}); !errors.As(err, &limited) || limited.RetryAfter != 30*time.Second {
+	if _, err := newClient(t, h.URL()).Manifest(t.Context(), rev, fetcher.Secret{}); !errors.As(err, &limited) || !about(limited.RetryAfter, 30*time.Second) {
 		t.Errorf("%v", err)
 	}
 }
+
+// about allows for the time that a test takes, and for the tenth that is added so that
+// many nodes do not come back at once.
+func about(got, want time.Duration) bool { return got > want-3*time.Second && got <= want+want/10 }
 
 func TestHubThatIsDownIsUnreachableAndOurOwnEndIsNot(t *testing.T) {
 	h := hubtest.New(t)

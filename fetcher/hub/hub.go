@@ -9,6 +9,7 @@
 //     nowhere else: a redirect to another one drops it for good.
 //   - A token goes over http:// only if Config says so.
 //   - A redirect to another origin never connects to what guard forbids.
+//   - What the Hub has said that it would refuse for now is not sent.
 //   - Neither a token nor a signed URL is in any error or log line.
 //   - Only the Hub's own words are a verdict on a repository. A proxy's page, a
 //     default backend's 404 or a login's redirect is fetcher.UnreachableError.
@@ -80,6 +81,7 @@ type Client struct {
 	direct    *http.Transport // to other origins, guarded
 	proxy     func(*http.Request) (*url.URL, error)
 	guard     guard
+	gate      gate
 
 	// Limits on one answer, or on all pages of a listing.
 	maxAnswer  int64 // bytes of JSON

@@ -88,7 +88,7 @@ func (c *Client) send(ctx context.Context, q request) (*answer, error) {
 	}
 }
 
-// once sends one request to a.url.
+// once sends one request to a.url, unless the Hub has asked to wait with it.
 func (c *Client) once(ctx context.Context, q request, a *answer) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, q.method, "", nil)
 	if err != nil {
@@ -106,10 +106,14 @@ func (c *Client) once(ctx context.Context, q request, a *answer) (*http.Response
 	if !a.home {
 		return c.stray(ctx, q, req)
 	}
+	if wait := c.gate.left(limit{c.bucketOf(a.url), q.cred}); wait > 0 {
+		return nil, &fetcher.RateLimitedError{RetryAfter: wait, Err: fmt.Errorf("%s: %s asked to wait with it", q.what, a.url.Host)}
+	}
 	res, err := c.transport.RoundTrip(req)
 	if err != nil {
 		return nil, networkError(ctx, q, err)
 	}
+	c.heed(a.url, q.cred, res)
 	return res, nil
 }
 
