@@ -157,3 +157,23 @@ func TestAnOlderAnswerIsToldOnThePod(t *testing.T) {
 	contains(t, p.told[0], "one: BallastStale: hub could not be reached")
 	contains(t, p.told[1], "two: BallastStale: hub could not be reached")
 }
+
+// What would be mounted is a bind, which runc makes writable for a pod that asks for that.
+func TestAWritableVolumeOfAPodWithItsOwnUserNamespaceIsRefusedBeforeAnythingIsAsked(t *testing.T) {
+	w := newWorld(t)
+	p := newPods()
+	p.own["uid-userns"] = true
+	w.cfg.Pods = p
+	w.start()
+	w.hub.AddRepo("org/name", small(1))
+	writable := func(r *agent.Request) { r.Writable = true }
+	refused := w.refused(request("one", "org/name", of("userns"), writable), agent.ErrWritable)
+	contains(t, refused.Error(), "hostUsers: false", "readOnly: true", "persistentVolumeClaim")
+	if asked := w.hub.Requests(); len(asked) != 0 {
+		t.Errorf("the Hub was asked %+v", asked)
+	}
+	if m := w.must(request("one", "org/name", of("userns"))); !m.Bind {
+		t.Error("the same volume, read-only, is no bind")
+	}
+	w.must(request("two", "org/name", of("plain"), writable)) // an overlay stands it
+}

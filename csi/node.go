@@ -96,7 +96,8 @@ func (n *node) publish(ctx context.Context, r *spec.NodePublishVolumeRequest) (m
 func (n *node) show(r *spec.NodePublishVolumeRequest, volume *agentpb.Volume, ready *agentpb.Ready) error {
 	if ready.GetBind() && !r.GetReadonly() {
 		// The bind's read-only flag is all there is, and runc clears it for a pod that
-		// asks for a writable volume.
+		// asks for a writable volume. The agent says so too, before it fetches anything,
+		// but one that is older than this does not.
 		return failf(badRequest, "a pod with a user namespace of its own (hostUsers: false) must mount the volume read-only: "+
 			"set readOnly: true in the pod's persistentVolumeClaim volume, or in the PersistentVolume's csi")
 	}

@@ -88,6 +88,7 @@ func parsePublish(r *spec.NodePublishVolumeRequest, driver string) (*agentpb.Acq
 		return nil, err
 	}
 	req.Volume = volume
+	req.Writable = !r.GetReadonly()
 	req.Pod = &agentpb.Pod{Namespace: a[podNamespace], Name: a[podName], Uid: a[podUID]}
 	return req, nil
 }

@@ -97,7 +97,7 @@ func TestPublishAcceptsWhatIsUnusual(t *testing.T) {
 	} {
 		r := publishRequest("vol", somewhere)
 		change(r)
-		if got, err := parsePublish(r, DefaultDriver); err != nil || got.GetRevision() != "main" {
+		if got, err := parsePublish(r, DefaultDriver); err != nil || got.GetRevision() != "main" || got.GetWritable() == r.Readonly {
 			t.Errorf("%s: %v, %v", name, got, err)
 		}
 	}

@@ -264,7 +264,11 @@ type AcquireRequest struct {
 	// prints this message.
 	Token string `protobuf:"bytes,8,opt,name=token,proto3" json:"token,omitempty"`
 	// How long to wait for the View before answering with progress.
-	Wait          *durationpb.Duration `protobuf:"bytes,9,opt,name=wait,proto3" json:"wait,omitempty"`
+	Wait *durationpb.Duration `protobuf:"bytes,9,opt,name=wait,proto3" json:"wait,omitempty"`
+	// The volume was asked for without readOnly. A pod with a user namespace of its own is
+	// refused one, before anything is fetched. (A CSI driver that does not say it refuses
+	// by itself, at the end.)
+	Writable      bool `protobuf:"varint,10,opt,name=writable,proto3" json:"writable,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -360,6 +364,13 @@ func (x *AcquireRequest) GetWait() *durationpb.Duration {
 		return x.Wait
 	}
 	return nil
+}
+
+func (x *AcquireRequest) GetWritable() bool {
+	if x != nil {
+		return x.Writable
+	}
+	return false
 }
 
 type AcquireResponse struct {
@@ -871,7 +882,7 @@ const file_agent_proto_rawDesc = "" +
 	"\x03Pod\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +
-	"\x03uid\x18\x03 \x01(\tR\x03uid\"\xc6\x02\n" +
+	"\x03uid\x18\x03 \x01(\tR\x03uid\"\xe2\x02\n" +
 	"\x0eAcquireRequest\x120\n" +
 	"\x06volume\x18\x01 \x01(\v2\x18.ballast.agent.v1.VolumeR\x06volume\x12'\n" +
 	"\x03pod\x18\x02 \x01(\v2\x15.ballast.agent.v1.PodR\x03pod\x12\x12\n" +
@@ -881,7 +892,9 @@ const file_agent_proto_rawDesc = "" +
 	"\ainclude\x18\x06 \x03(\tR\ainclude\x12\x18\n" +
 	"\aexclude\x18\a \x03(\tR\aexclude\x12\x14\n" +
 	"\x05token\x18\b \x01(\tR\x05token\x12-\n" +
-	"\x04wait\x18\t \x01(\v2\x19.google.protobuf.DurationR\x04wait\"\xba\x01\n" +
+	"\x04wait\x18\t \x01(\v2\x19.google.protobuf.DurationR\x04wait\x12\x1a\n" +
+	"\bwritable\x18\n" +
+	" \x01(\bR\bwritable\"\xba\x01\n" +
 	"\x0fAcquireResponse\x12/\n" +
 	"\x05ready\x18\x01 \x01(\v2\x17.ballast.agent.v1.ReadyH\x00R\x05ready\x125\n" +
 	"\awaiting\x18\x02 \x01(\v2\x19.ballast.agent.v1.WaitingH\x00R\awaiting\x125\n" +

@@ -111,6 +111,7 @@ func parse(in *agentpb.AcquireRequest) (req agent.Request, err error) {
 	}
 	req.Layout = layout
 	req.Token = fetcher.NewSecret(in.GetToken())
+	req.Writable = in.GetWritable()
 	return req, nil
 }
 
@@ -141,6 +142,7 @@ func outcome(err error) *agentpb.AcquireResponse {
 		reason agentpb.Refused_Reason
 	}{
 		{agent.ErrNothingSelected, agentpb.Refused_INVALID},
+		{agent.ErrWritable, agentpb.Refused_INVALID},
 		{fetcher.ErrNotFound, agentpb.Refused_NOT_FOUND},
 		{fetcher.ErrRevisionNotFound, agentpb.Refused_NOT_FOUND},
 		{fetcher.ErrEntryNotFound, agentpb.Refused_NOT_FOUND},

@@ -108,7 +108,7 @@ func TestBothAdaptorsGiveTheSameAnswers(t *testing.T) {
 		{"bad revision", func(r *agentpb.AcquireRequest) { r.Revision = "a..b" }, agentpb.Refused_INVALID, "revision"},
 		{"bad pattern", func(r *agentpb.AcquireRequest) { r.Include = []string{""} }, agentpb.Refused_INVALID, "include"},
 		{"layout of a later version", func(r *agentpb.AcquireRequest) { r.Layout = 99 }, agentpb.Refused_INVALID, "layout"},
-		{"nothing selected", func(r *agentpb.AcquireRequest) { r.Include = []string{"*.gguf"} }, agentpb.Refused_INVALID, "include"},
+		{"nothing selected", func(r *agentpb.AcquireRequest) { r.Volume, r.Include = volume("three"), []string{"*.gguf"} }, agentpb.Refused_INVALID, "include"},
 		{"missing repo", func(r *agentpb.AcquireRequest) { r.Repo = "org/missing" }, agentpb.Refused_NOT_FOUND, "org/missing"},
 		{"missing revision", func(r *agentpb.AcquireRequest) { r.Revision = "v9" }, agentpb.Refused_NOT_FOUND, "v9"},
 		{"bad token", func(r *agentpb.AcquireRequest) { r.Repo, r.Token = "org/missing", "hf_unknown" }, agentpb.Refused_UNAUTHENTICATED, "token"},
