@@ -82,7 +82,7 @@ func answerTo(err error, anonymous bool) answer {
 func (c *call) fail(err error) {
 	a := answerTo(err, c.who.Token.IsZero())
 	if a.status == http.StatusInternalServerError && c.r.Context().Err() == nil {
-		c.log.Error("hub API request failed", zap.String("path", c.r.URL.Path), zap.Error(err))
+		c.log.Error("hub API request failed", zap.String("action", string(c.to.action)), zap.Stringer("repo", c.to.repo), zap.Error(err))
 	}
 	var limited *fetcher.RateLimitedError
 	if errors.As(err, &limited) {

@@ -56,6 +56,7 @@ type call struct {
 // from: what it says about that itself (X-Forwarded-For and its like) has no say.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c := &call{Handler: h, w: w, r: r}
+	defer c.note()()
 	if r.ContentLength != 0 {
 		c.hearUntil(time.Now().Add(patience))
 	}

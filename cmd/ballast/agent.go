@@ -43,6 +43,7 @@ type agentFlags struct {
 	reservePercent float64
 	logLevel       string
 	core           coreFlags
+	hubAPI         hubAPIFlags
 }
 
 // coreFlags are what any process that runs an agent can be told.
@@ -76,6 +77,7 @@ func agentCommand() *cobra.Command {
 	flags.StringVar(&f.node, "node-name", os.Getenv("NODE_NAME"), "name of the node, for --kube; the default is $NODE_NAME")
 	flags.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
 	f.core.register(cmd)
+	f.hubAPI.register(cmd)
 	return cmd
 }
 
@@ -171,16 +173,21 @@ func runAgent(ctx context.Context, f agentFlags) (err error) {
 	// Each knows the other only by what this function ties together.
 	var a *agent.Agent
 	var pods agent.Pods
+	var admit admission
 	watch := func(context.Context) error { return nil }
 	if f.kube {
 		k, err := watchPods(f.node, func(uid string) { a.PodDeleting(uid) }, log.Named("kube"))
 		if err != nil {
 			return usageError{fmt.Errorf("--kube: %w", err)}
 		}
-		pods, watch = podWatch{k}, k.Run
+		pods, admit, watch = podWatch{k}, podWatch{k}.admit, k.Run
 	}
 	reg := newRegistry("agent")
 	if a, err = f.core.newAgent(s, pods, reg, log); err != nil {
+		return err
+	}
+	hubAPI, err := f.hubAPI.open(cacheLibrary{a}, admit, log.Named("hubapi"))
+	if err != nil {
 		return err
 	}
 	socket, web, err := f.listen(log)
@@ -192,11 +199,12 @@ func runAgent(ctx context.Context, f agentFlags) (err error) {
 		gatherers = append(gatherers, remoteMetrics(f.csiHTTPSocket))
 	}
 	log.Info("agent starts", zap.String("version", version), zap.String("cache_dir", f.cacheDir), zap.String("socket", f.socket),
-		zap.String("http_address", web.Addr().String()), zap.String("hub_endpoint", f.core.endpoint), zap.Bool("kube", f.kube))
+		zap.String("http_address", web.Addr().String()), zap.String("hub_endpoint", f.core.endpoint), zap.Bool("kube", f.kube), zap.String("hub_address", f.hubAPI.address))
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return a.Run(ctx) })
 	g.Go(func() error { return watch(ctx) })
 	g.Go(func() error { return agentrpc.Serve(ctx, socket, a) })
+	g.Go(func() error { return hubAPI.run(ctx) })
 	g.Go(func() error { return serveHTTP(ctx, web, observe(gatherers, log, nil)) })
 	err = g.Wait()
 	log.Info("agent has stopped", zap.Error(err))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 
 	"go.uber.org/zap"
 
@@ -26,6 +27,12 @@ func (p podWatch) IsDeleting(uid string) bool { return p.kube.IsDeleting(uid) }
 
 func (p podWatch) Tell(pod agent.Pod, reason, message string, warning bool) {
 	p.kube.Tell(kube.Pod(pod), reason, message, warning)
+}
+
+// admit is hubapi's admission: this node's pods, by their addresses.
+func (p podWatch) admit(from netip.Addr) (namespace string, ok bool) {
+	pod, ok := p.kube.PodAt(from)
+	return pod.Namespace, ok
 }
 
 // watchPods connects to the API server of the cluster this process runs in.

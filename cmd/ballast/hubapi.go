@@ -1,0 +1,167 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"go.uber.org/zap"
+
+	"github.com/ballast-csi/ballast/agent"
+	"github.com/ballast-csi/ballast/agent/hubapi"
+	"github.com/ballast-csi/ballast/fetcher"
+)
+
+// hubAPIFlags say where this node's pods find the Hub's HTTP API over the cache.
+type hubAPIFlags struct{ address, cert, key string }
+
+func (f *hubAPIFlags) register(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.StringVar(&f.address, "hub-address", "", "address to serve the Hub's HTTP API on, for the pods of this node (their HF_ENDPOINT); empty: it is not served. "+
+		"Needs --kube: a pod is known by its address, so that must reach this port as it is: by hostPort (portmap keeps it for the node's own pods), "+
+		"or by a Service with internalTrafficPolicy: Local")
+	flags.StringVar(&f.cert, "hub-tls-cert", "", "PEM file of the certificate, and its chain, for --hub-address; read anew when it changes. Without one it is plain HTTP, which "+
+		"carries pods' tokens readable between them and this process, on this node")
+	flags.StringVar(&f.key, "hub-tls-key", "", "PEM file of that certificate's private key")
+}
+
+// hubAPI serves the Hub's HTTP API over an agent's cache to this node's pods.
+type hubAPI struct {
+	listener net.Listener
+	server   *http.Server
+}
+
+// admission says whether an address is a pod's of this node, and of which namespace.
+type admission func(netip.Addr) (namespace string, ok bool)
+
+// open listens, if there is an address to listen on; else it is nil. So is admit without
+// --kube.
+func (f hubAPIFlags) open(lib hubapi.Library, admit admission, log *zap.Logger) (*hubAPI, error) {
+	switch {
+	case f.address == "" && f.cert == "" && f.key == "":
+		return nil, nil
+	case f.address == "":
+		return nil, usageError{errors.New("--hub-tls-cert and --hub-tls-key are for --hub-address: give it too, or neither")}
+	case admit == nil:
+		return nil, usageError{errors.New("--hub-address needs --kube: without it nobody can tell this node's pods from strangers")}
+	case (f.cert == "") != (f.key == ""):
+		return nil, usageError{errors.New("--hub-tls-cert and --hub-tls-key: give both, or none for plain HTTP")}
+	}
+	api, err := hubapi.New(hubapi.Config{Library: lib, Admit: admit, Log: log})
+	if err != nil {
+		return nil, err
+	}
+	h := &hubAPI{server: newHubServer(api, log)}
+	if f.cert != "" {
+		files, err := openCertificate(f.cert, f.key, log)
+		if err != nil {
+			return nil, usageError{fmt.Errorf("--hub-tls-cert, --hub-tls-key: %w", err)}
+		}
+		h.server.TLSConfig = files.config()
+	}
+	address, err := net.ResolveTCPAddr("tcp", f.address)
+	if err != nil {
+		return nil, usageError{fmt.Errorf("--hub-address: %w", err)}
+	}
+	l, err := net.ListenTCP("tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("--hub-address: %w", err)
+	}
+	h.listener = newCrowd(l, admit)
+	return h, nil
+}
+
+// newHubServer bounds what one connection may take. HTTP/1 alone: a connection then
+// carries one request at a time, so a bound on connections is one on requests.
+func newHubServer(api http.Handler, log *zap.Logger) *http.Server {
+	protocols := &http.Protocols{}
+	protocols.SetHTTP1(true)
+	return &http.Server{
+		Handler:           api,
+		Protocols:         protocols,
+		ReadHeaderTimeout: 10 * time.Second,
+		WriteTimeout:      15 * time.Minute, // a question to the Hub included; the API says itself how long an answer may take
+		IdleTimeout:       time.Minute,
+		MaxHeaderBytes:    32 << 10,
+		ErrorLog:          serverLog(log),
+	}
+}
+
+// serverLog keeps what net/http says of broken connections, which anyone can make, at
+// Debug.
+func serverLog(to *zap.Logger) *log.Logger {
+	return log.New(writer(func(text string) {
+		if strings.Contains(text, "panic") {
+			to.Error("hub API", zap.String("said", text))
+			return
+		}
+		to.Debug("hub API", zap.String("said", text))
+	}), "", 0)
+}
+
+type writer func(text string)
+
+func (w writer) Write(p []byte) (int, error) {
+	w(strings.TrimSpace(string(p)))
+	return len(p), nil
+}
+
+// run serves until ctx ends, and lets what is being answered then end within a moment.
+func (h *hubAPI) run(ctx context.Context) error {
+	if h == nil {
+		return nil
+	}
+	ended := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(ended)
+		moment, cancel := context.WithTimeout(context.WithoutCancel(ctx), 3*time.Second)
+		defer cancel()
+		if h.server.Shutdown(moment) != nil {
+			h.server.Close()
+		}
+	})
+	var err error
+	if h.server.TLSConfig != nil {
+		err = h.server.ServeTLS(h.listener, "", "")
+	} else {
+		err = h.server.Serve(h.listener)
+	}
+	if !stop() {
+		<-ended
+	}
+	if !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve the Hub's API on %s: %w", h.listener.Addr(), err)
+	}
+	return nil
+}
+
+// cacheLibrary lets hubapi ask the agent: neither knows the other.
+type cacheLibrary struct{ agent *agent.Agent }
+
+func asking(who hubapi.Caller) agent.Caller {
+	return agent.Caller{Token: who.Token, Pod: agent.Pod{Namespace: who.Namespace}}
+}
+
+func (l cacheLibrary) Manifest(ctx context.Context, who hubapi.Caller, repo fetcher.Repo, ref fetcher.Ref) (*fetcher.Manifest, error) {
+	return l.agent.Listing(ctx, asking(who), repo, ref)
+}
+
+func (l cacheLibrary) Refs(ctx context.Context, who hubapi.Caller, repo fetcher.Repo) (map[string]fetcher.Commit, error) {
+	return l.agent.Refs(ctx, asking(who), repo)
+}
+
+func (l cacheLibrary) Open(ctx context.Context, who hubapi.Caller, rev fetcher.Revision, f fetcher.File) (io.ReadSeekCloser, error) {
+	file, err := l.agent.OpenFile(ctx, asking(who), rev, f)
+	if err != nil {
+		return nil, err // not a nil file in an interface
+	}
+	return file, nil
+}
