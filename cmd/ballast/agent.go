@@ -50,6 +50,7 @@ type agentFlags struct {
 type coreFlags struct {
 	endpoint       string
 	tokensOverHTTP bool
+	access         accessFlags
 	connections    int
 	publicFor      time.Duration
 	proofFor       time.Duration
@@ -96,6 +97,7 @@ func (f *coreFlags) register(cmd *cobra.Command) {
 	flags, d := cmd.Flags(), defaultCore()
 	flags.StringVar(&f.endpoint, "hub-endpoint", d.endpoint, "URL of the Hub; the default is $HF_ENDPOINT")
 	flags.BoolVar(&f.tokensOverHTTP, "tokens-over-http", false, "send tokens to a Hub whose URL is http://, where anyone on the way can read them")
+	f.access.register(cmd)
 	flags.IntVar(&f.connections, "connections", d.connections, "connections that fetch at the same time for one snapshot")
 	flags.DurationVar(&f.publicFor, "public-for", d.publicFor, "how long a proof that a repository is public holds")
 	flags.DurationVar(&f.proofFor, "proof-for", d.proofFor, "how long a proof that a token may read a repository holds")
@@ -129,6 +131,14 @@ func (f coreFlags) newAgent(s *store.Store, pods agent.Pods, reg prometheus.Regi
 	if err := f.check(); err != nil {
 		return nil, err
 	}
+	nodeToken, err := f.access.nodeToken()
+	if err != nil {
+		return nil, err
+	}
+	open, err := f.access.openings()
+	if err != nil {
+		return nil, err
+	}
 	client, err := hub.New(hub.Config{
 		Endpoint: f.endpoint, UserAgent: "ballast/" + version, Connections: f.connections, TokensOverHTTP: f.tokensOverHTTP, Log: log.Named("hub")})
 	if err != nil {
@@ -146,6 +156,8 @@ func (f coreFlags) newAgent(s *store.Store, pods agent.Pods, reg prometheus.Regi
 		Log:        log.Named("agent"),
 		Pods:       pods,
 		Registerer: reg,
+		NodeToken:  nodeToken,
+		Open:       open,
 		PublicFor:  f.publicFor,
 		ProofFor:   f.proofFor,
 		ProofGrace: f.proofGrace,
