@@ -118,7 +118,7 @@ func TestHostilePatternsAreQuick(t *testing.T) {
 		t.Fatal(err)
 	}
 	began := time.Now()
-	for _, part := range []string{strings.Repeat("a", 200) + "/", "[/"} {
+	for _, part := range []string{strings.Repeat("a", 200) + "/", strings.Repeat("[", 46) + "/"} {
 		p := pathOf(t, strings.TrimSuffix(strings.Repeat(part, 3000/len(part)), "/"))
 		for range 30 {
 			f.Matcher()(p)

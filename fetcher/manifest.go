@@ -14,16 +14,20 @@ import (
 type Path struct{ s string }
 
 // Limits on a Path, in bytes: Linux's NAME_MAX for a component, and a total that
-// leaves room for the cache directory before PATH_MAX (4096).
+// leaves room for the cache directory before PATH_MAX (4096). And one on its parts: a
+// short list must not make a great many directories, and whoever walks a tree holds a
+// file descriptor a level.
 const (
 	maxPath      = 3072
 	maxComponent = 255
+	maxParts     = 64
 )
 
 // ParsePath reads a path as the Hub lists it. It refuses what could leave the
 // directory it is joined to or name something else there: absolute paths, empty,
 // "." and ".." components, NUL and other control characters, text that is not
-// UTF-8, components named ".git" in any case or longer than 255 bytes.
+// UTF-8, components named ".git" in any case or longer than 255 bytes, and more than
+// 64 components.
 func ParsePath(s string) (Path, error) {
 	bad := ""
 	switch {
@@ -34,7 +38,11 @@ func ParsePath(s string) (Path, error) {
 	case strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f }):
 		bad = "has a control character"
 	}
-	for _, part := range strings.Split(s, "/") {
+	parts := strings.Split(s, "/")
+	if len(parts) > maxParts {
+		bad = fmt.Sprintf("has %d parts, more than %d", len(parts), maxParts)
+	}
+	for _, part := range parts {
 		switch {
 		case part == "" || part == "." || part == "..":
 			bad = "must be relative, without empty, \".\" or \"..\" parts"
@@ -100,13 +108,16 @@ func NewManifest(rev Revision, authority string, files []File) (*Manifest, error
 const (
 	// maxFileSize bounds a file's size in bytes: 64 TiB.
 	maxFileSize = 1 << 46
-	// MaxFiles bounds the files of a Manifest, and the directories they are in.
+	// MaxFiles bounds the files of a Manifest.
 	MaxFiles = 1_000_000
+	// MaxDirectories bounds the directories they are in: each costs a block of the disk
+	// and an inode, in every View.
+	MaxDirectories = 100_000
 )
 
 // Check reports what is wrong with m, if anything: the rules of NewManifest, no
-// zero value anywhere, no file of more than 64 TiB, no more than MaxFiles files nor
-// directories.
+// zero value anywhere, no file of more than 64 TiB, no more than MaxFiles files
+// and MaxDirectories directories.
 func (m *Manifest) Check() error {
 	if m.Revision.Repo.IsZero() || m.Revision.Commit.IsZero() || m.Authority == "" {
 		return errors.New("manifest without a revision or an authority")
@@ -153,8 +164,8 @@ func (m *Manifest) checkDirectories() error {
 			return fmt.Errorf("manifest of %s: %s is both a file and a directory", m.Revision, f.Path)
 		}
 	}
-	if directories > MaxFiles {
-		return fmt.Errorf("manifest of %s: %d directories are more than %d", m.Revision, directories, MaxFiles)
+	if directories > MaxDirectories {
+		return fmt.Errorf("manifest of %s: %d directories are more than %d", m.Revision, directories, MaxDirectories)
 	}
 	return nil
 }

@@ -85,20 +85,20 @@ func TestManifestIsBounded(t *testing.T) {
 	}
 	huge := most
 	huge.Size++
-	deep := make([]fetcher.File, 0, 700)
+	deep := make([]fetcher.File, 0, 2001) // of 50 directories each
 	for i := range cap(deep) {
-		deep = append(deep, fileOf(t, fmt.Sprintf("%03d", i)+strings.Repeat("/d", 1500), nil))
+		deep = append(deep, fileOf(t, fmt.Sprintf("%04d", i)+strings.Repeat("/d", 50), nil))
 	}
 	for want, files := range map[string][]fetcher.File{
-		"most: a size of 70368744177665 bytes": {huge},
-		"1000001 files":                        make([]fetcher.File, fetcher.MaxFiles+1),
-		"1050000 directories":                  deep,
+		"most: a size of 70368744177665 bytes":    {huge},
+		"1000001 files":                           make([]fetcher.File, fetcher.MaxFiles+1),
+		"100050 directories are more than 100000": deep,
 	} {
 		if _, err := fetcher.NewManifest(testRevision, "hub", files); err == nil || !strings.Contains(err.Error(), "org/name@") || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", want, err)
 		}
 	}
-	if _, err := fetcher.NewManifest(testRevision, "hub", deep[:600]); err != nil {
+	if _, err := fetcher.NewManifest(testRevision, "hub", deep[:2000]); err != nil {
 		t.Error(err)
 	}
 }

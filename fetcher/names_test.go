@@ -92,7 +92,7 @@ func TestParseCommit(t *testing.T) {
 func TestParsePath(t *testing.T) {
 	for _, s := range []string{
 		"a", "a/b", ".gitattributes", ".gitignore", "a/.gitx", "...", "..a", "a b", "ü", "a:b", "C:/x", `a\b`, "-rf", "~", "*", "%2e%2e",
-		strings.Repeat("a", 255), strings.Repeat(strings.Repeat("a", 255)+"/", 12)[:3071],
+		strings.Repeat("a", 255), strings.Repeat(strings.Repeat("a", 255)+"/", 12)[:3071], strings.Repeat("a/", 63) + "a",
 	} {
 		if p, err := fetcher.ParsePath(s); err != nil || p.String() != s {
 			t.Errorf("%q: %q, %v", s, p, err)
@@ -100,7 +100,8 @@ func TestParsePath(t *testing.T) {
 	}
 	for _, s := range []string{
 		"", "/", "/a", "a/", "a//b", ".", "..", "./a", "a/.", "a/..", "../a", "a/../b", ".git", ".GIT/config", "a/.Git", "a\x00", "a\nb", "\x1b", "a\x7f",
-		"\xff", "a\xc0\xaf", strings.Repeat("a", 256), "a/" + strings.Repeat("ü", 128), strings.Repeat("a/", 1537) + "a",
+		"\xff", "a\xc0\xaf", strings.Repeat("a", 256), "a/" + strings.Repeat("ü", 128), strings.Repeat("a/", 64) + "a",
+		strings.Repeat(strings.Repeat("a", 255)+"/", 12) + "ab",
 	} {
 		if p, err := fetcher.ParsePath(s); err == nil || !p.IsZero() || len(err.Error()) > 1200 {
 			t.Errorf("%.20q reads as %.20q, %.100v", s, p, err)
@@ -182,6 +183,9 @@ func FuzzParsePath(f *testing.F) {
 			if part == "" || part == "." || part == ".." || len(part) > 255 || strings.EqualFold(part, ".git") || strings.ContainsRune(part, 0) {
 				t.Errorf("%q was taken", s)
 			}
+		}
+		if strings.Count(s, "/") > 63 || len(s) > 3072 {
+			t.Errorf("%q was taken", s)
 		}
 	})
 }
