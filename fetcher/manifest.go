@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 )
 
@@ -26,8 +28,9 @@ const (
 // ParsePath reads a path as the Hub lists it. It refuses what could leave the
 // directory it is joined to or name something else there: absolute paths, empty,
 // "." and ".." components, NUL and other control characters, text that is not
-// UTF-8, components named ".git" in any case or longer than 255 bytes, and more than
-// 64 components.
+// UTF-8, components longer than 255 bytes or that are ".git" to some file system, and
+// more than 64 components. Names that only look alike (by case, by Unicode's forms, by
+// what cannot be seen) are distinct, as they are on Linux.
 func ParsePath(s string) (Path, error) {
 	bad := ""
 	switch {
@@ -48,8 +51,8 @@ func ParsePath(s string) (Path, error) {
 			bad = "must be relative, without empty, \".\" or \"..\" parts"
 		case len(part) > maxComponent:
 			bad = fmt.Sprintf("has a part longer than %d bytes", maxComponent)
-		case strings.EqualFold(part, ".git"):
-			bad = "has a part named .git"
+		case isDotGit(part):
+			bad = "has a part named .git, or what is that to another system"
 		}
 	}
 	if bad != "" {
@@ -58,8 +61,36 @@ func ParsePath(s string) (Path, error) {
 	return Path{s}, nil
 }
 
+// isDotGit reports whether name is ".git" on any file system that a snapshot may be
+// copied to: git runs what the configuration there says. These are the names that git
+// itself refuses (core.protectNTFS, core.protectHFS): in any case, NTFS's short name,
+// with what NTFS drops at the end or takes for a stream, with what HFS+ ignores.
+func isDotGit(name string) bool {
+	name = strings.Map(func(r rune) rune {
+		switch {
+		case r >= 0x200c && r <= 0x200f, r >= 0x202a && r <= 0x202e, r >= 0x206a && r <= 0x206f, r == 0xfeff:
+			return -1
+		}
+		return r
+	}, name)
+	name, _, _ = strings.Cut(name, ":")
+	name = strings.TrimRight(name, " .")
+	return strings.EqualFold(name, ".git") || strings.EqualFold(name, "git~1")
+}
+
 // String returns the path as the Hub lists it.
 func (p Path) String() string { return p.s }
+
+// Format writes the path for people, whatever the verb: quoted if it has characters
+// that cannot be seen or that turn the text around. A stranger chose the name, and it
+// is shown in errors, events and logs.
+func (p Path) Format(f fmt.State, verb rune) {
+	s := p.s
+	if verb == 'q' || strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		s = strconv.Quote(s)
+	}
+	fmt.Fprintf(f, fmt.FormatString(f, 's'), s)
+}
 
 // IsZero reports whether p names nothing.
 func (p Path) IsZero() bool { return p.s == "" }

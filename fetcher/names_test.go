@@ -2,6 +2,8 @@ package fetcher_test
 
 import (
 	"encoding/json"
+	"fmt"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -91,6 +93,7 @@ func TestParseCommit(t *testing.T) {
 
 func TestParsePath(t *testing.T) {
 	for _, s := range []string{
+		"git", "a.git", ".git~1", "git~2", ".gi t", "x:.git", "gıt~1", ".g\u0301it", "e\u0301", "\u00e9", "a\u202eb", "A", // twins are two
 		"a", "a/b", ".gitattributes", ".gitignore", "a/.gitx", "...", "..a", "a b", "ü", "a:b", "C:/x", `a\b`, "-rf", "~", "*", "%2e%2e",
 		strings.Repeat("a", 255), strings.Repeat(strings.Repeat("a", 255)+"/", 12)[:3071], strings.Repeat("a/", 63) + "a",
 	} {
@@ -99,12 +102,42 @@ func TestParsePath(t *testing.T) {
 		}
 	}
 	for _, s := range []string{
-		"", "/", "/a", "a/", "a//b", ".", "..", "./a", "a/.", "a/..", "../a", "a/../b", ".git", ".GIT/config", "a/.Git", "a\x00", "a\nb", "\x1b", "a\x7f",
+		"", "/", "/a", "a/", "a//b", ".", "..", "./a", "a/.", "a/..", "../a", "a/../b", ".git", ".GIT/config", "a/.Git", ".git ", ".git.", ".git . ./x", "git~1", "GIT~1/config", "git~1.", ".git:x", ".git::$INDEX_ALLOCATION/config",
+		".g\u200cit", "\ufeff.git", ".git\u206f", "a/.GI\u202eT /x", "a\x00", "a\nb", "\x1b", "a\x7f",
 		"\xff", "a\xc0\xaf", strings.Repeat("a", 256), "a/" + strings.Repeat("ü", 128), strings.Repeat("a/", 64) + "a",
 		strings.Repeat(strings.Repeat("a", 255)+"/", 12) + "ab",
 	} {
 		if p, err := fetcher.ParsePath(s); err == nil || !p.IsZero() || len(err.Error()) > 1200 {
 			t.Errorf("%.20q reads as %.20q, %.100v", s, p, err)
+		}
+	}
+}
+
+func TestPathIsFitToPrint(t *testing.T) {
+	for s, want := range map[string]string{
+		"a/b c.json":          "a/b c.json",
+		"ünïcode/日本語/e\u0301": "ünïcode/日本語/e\u0301",
+		`quo"ted`:             `quo"ted`,
+		"a\u202egpj.exe":      `"a\u202egpj.exe"`,
+		"a\u0085b":            `"a\u0085b"`,
+		"a\u2028b":            `"a\u2028b"`,
+		"a\u200bb":            `"a\u200bb"`,
+		"a\U000e0041":         `"a\U000e0041"`,
+	} {
+		f := fetcher.File{Path: pathOf(t, s)}
+		for _, got := range []string{fmt.Sprint(f.Path), fmt.Sprintf("%s", f.Path), fmt.Sprintf("%v", f.Path), (&fetcher.MismatchError{File: f}).Error()[:len(want)]} {
+			if got != want {
+				t.Errorf("%q is shown as %s", s, got)
+			}
+		}
+		if got := fmt.Sprintf("%q", f.Path); got != strconv.Quote(s) {
+			t.Errorf("%q is quoted as %s", s, got)
+		}
+		if got := fmt.Sprintf("%+v %#v %x %.300s|%500s", f, f, f.Path, f.Path, f.Path); strings.ContainsAny(got, "\u202e\u0085\u2028\u200b\U000e0041") {
+			t.Errorf("%q is shown in %q", s, got)
+		}
+		if f.Path.String() != s {
+			t.Errorf("%q is %q", s, f.Path.String())
 		}
 	}
 }
