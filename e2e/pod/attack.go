@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"syscall"
 
 	"github.com/ballast-csi/ballast/e2e/pod/report"
@@ -18,8 +19,8 @@ import (
 
 // attack tries everything there is against the read-only volume at dir: where it is,
 // in a mount namespace of its own, and in a user namespace's as well. It writes
-// nowhere but in dir and below scratch, and leaves device nodes alone. Last, because
-// then dir is no more, it unmounts.
+// nowhere but in dir and below scratch, and uses no device. Last, because then dir is
+// no more, it unmounts.
 func attack(dir, scratch string, w io.Writer) error {
 	a, err := newAttacker(dir, scratch, "", w)
 	if err != nil {
@@ -91,8 +92,13 @@ type target struct {
 
 func (t target) file() string { return filepath.Join(t.dir, t.name) }
 
+// attempts are all there are, in this order: what a remount allows stays allowed.
+func attempts() []attempt {
+	return slices.Concat(fileAttempts(), byteAttempts(), vainAttempts(), mountAttempts())
+}
+
 func (a *attacker) everything() error {
-	for _, attempt := range append(fileAttempts(), mountAttempts()...) {
+	for _, attempt := range attempts() {
 		if err := a.try(attempt); err != nil {
 			return fmt.Errorf("%s: %w", attempt.name, err)
 		}

@@ -6,13 +6,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// onFile is an attempt that makes nothing writable.
+type onFile struct {
+	name string
+	try  func(t target) error
+}
+
+func attemptsOn(files []onFile) (all []attempt) {
+	for _, f := range files {
+		all = append(all, attempt{f.name, func(t target) (string, error) { return "", f.try(t) }})
+	}
+	return all
+}
+
 // fileAttempts go through the volume where it is mounted.
 func fileAttempts() []attempt {
-	var all []attempt
-	for _, f := range []struct {
-		name string
-		try  func(t target) error
-	}{
+	return attemptsOn([]onFile{
 		{"open O_WRONLY", opened(unix.O_WRONLY)},
 		{"open O_RDWR", opened(unix.O_RDWR)},
 		{"open O_APPEND", opened(unix.O_WRONLY | unix.O_APPEND)},
@@ -24,12 +33,16 @@ func fileAttempts() []attempt {
 		{"mprotect PROT_WRITE", protected},
 		{"truncate", func(t target) error { return unix.Truncate(t.file(), 0) }},
 		{"fallocate", allocated},
+		{"fallocate PUNCH_HOLE", punched},
 		{"chmod", func(t target) error { return unix.Chmod(t.file(), 0o757) }},
+		{"chmod set-uid", func(t target) error { return unix.Chmod(t.file(), 0o4755) }},
 		{"chmod of the volume", func(t target) error { return unix.Chmod(t.dir, 0o757) }},
+		{"chown of the volume", func(t target) error { return unix.Lchown(t.dir, 1, 1) }},
 		{"chown", func(t target) error { return unix.Lchown(t.file(), 1, 1) }},
 		{"utimes", func(t target) error { return unix.Utimes(t.file(), []unix.Timeval{{Sec: 1}, {Sec: 1}}) }},
 		{"setxattr user", func(t target) error { return unix.Lsetxattr(t.file(), "user.attack", []byte("1"), 0) }},
 		{"setxattr trusted", func(t target) error { return unix.Lsetxattr(t.file(), "trusted.attack", []byte("1"), 0) }},
+		{"setxattr security", func(t target) error { return unix.Lsetxattr(t.file(), "security.capability", allCapabilities, 0) }},
 		{"FS_IOC_SETFLAGS", flagged},
 		{"create", func(t target) error { return closed(unix.Open(t.fresh, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL, 0o644)) }},
 		{"O_TMPFILE", temporary},
@@ -37,13 +50,18 @@ func fileAttempts() []attempt {
 		{"symlink", func(t target) error { return unix.Symlink("nowhere", t.fresh) }},
 		{"link", func(t target) error { return unix.Link(t.file(), t.fresh) }},
 		{"mknod of a FIFO", func(t target) error { return unix.Mknod(t.fresh, unix.S_IFIFO|0o644, 0) }},
+		{"mknod of a device", func(t target) error { return unix.Mknod(t.fresh, unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))) }}, // null
+		{"rename WHITEOUT", func(t target) error {
+			return unix.Renameat2(unix.AT_FDCWD, t.file(), unix.AT_FDCWD, t.fresh, unix.RENAME_WHITEOUT)
+		}},
 		{"rename", func(t target) error { return unix.Rename(t.file(), t.fresh) }},
 		{"unlink", func(t target) error { return unix.Unlink(t.file()) }},
-	} {
-		all = append(all, attempt{f.name, func(t target) (string, error) { return "", f.try(t) }})
-	}
-	return all
+	})
 }
+
+// allCapabilities is the value of security.capability that lets a program have them
+// (VFS_CAP_REVISION_2, linux/capability.h).
+var allCapabilities = []byte{1, 0, 0, 2, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0}
 
 // scribble opens the file and changes its first byte.
 func scribble(path string, flags int, first byte) error {
@@ -176,6 +194,15 @@ func allocated(t target) error {
 		return err
 	}
 	return unix.Fallocate(fd, 0, stat.Size, 1)
+}
+
+func punched(t target) error {
+	fd, err := best(t)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return unix.Fallocate(fd, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, 0, 1)
 }
 
 // flagged turns "no dump" around, a flag that does no harm: chattr(1) needs no
