@@ -172,7 +172,7 @@ func TestAgentCannotChangeANodeBeyondItsOwnLabels(t *testing.T) {
 		{"gives it an owner", patch(bound, here, `{"metadata": {"ownerReferences": [{"apiVersion": "v1", "kind": "Namespace", "name": "ballast", "uid": "1"}]}}`), onlyMetadata},
 		{"changes its status", patch(bound, here, `{"status": {"capacity": {"example.com/gpu": "8"}}}`, "status"), "metadata and nothing else"},
 		{"removes its own", func(ctx context.Context) error {
-			return bound.CoreV1().Nodes().Delete(ctx, here, metav1.DeleteOptions{})
+			return bound.CoreV1().Nodes().Delete(ctx, here, metav1.DeleteOptions{DryRun: []string{metav1.DryRunAll}})
 		}, "metadata and nothing else"},
 		{"removes another", func(ctx context.Context) error {
 			return bound.CoreV1().Nodes().Delete(ctx, other, metav1.DeleteOptions{})

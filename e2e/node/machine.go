@@ -118,10 +118,10 @@ func unplug() error {
 
 // Root is the path of the machine's root directory, as seen from inside: one that is not
 // there while the power is off.
-func (m *Machine) Root() string { return fmt.Sprintf("/proc/%d/root", m.pid()) }
+func (m *Machine) Root() string { return fmt.Sprintf("/proc/%d/root", m.PID()) }
 
-// pid of the machine's init; 0 while the power is off.
-func (m *Machine) pid() int {
+// PID is that of the machine's init, as seen from inside; 0 while the power is off.
+func (m *Machine) PID() int {
 	if m.init == nil {
 		return 0
 	}
@@ -130,7 +130,7 @@ func (m *Machine) pid() int {
 
 // Mounts is the machine's mountinfo (proc(5)): what is mounted on the node.
 func (m *Machine) Mounts() (string, error) {
-	content, err := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", m.pid()))
+	content, err := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", m.PID()))
 	return string(content), err
 }
 
