@@ -28,7 +28,7 @@ func TestMain(m *testing.M) {
 	if elsewhere() {
 		os.Exit(runOutside(m))
 	}
-	node.Main(node.Run{Tests: m, Prepare: prepare, KeepLogs: "../../build/e2e-logs"})
+	node.Main(node.Run{Tests: searched{m}, Prepare: prepare, KeepLogs: "../../build/e2e-logs"})
 }
 
 // interrupted ends when the run is asked to, on a cluster that is there: nothing is

@@ -16,7 +16,7 @@ import (
 // of it stays on the node, and the pod can be deleted.
 func TestRefusalsSayWhatToDo(t *testing.T) {
 	w := theWorld(t)
-	const reader, stranger, revoked = "hf_reader_of_refusals", "hf_stranger_to_refusals", "hf_nobody_has_this"
+	reader, stranger, revoked := w.token("reader"), w.token("stranger"), w.token("nobody")
 	open, gated, private := w.named(t, "org/refuse-open"), w.named(t, "org/refuse-gated"), w.named(t, "org/refuse-private")
 	w.hub.Gated(gated.repo, reader)
 	w.hub.Private(private.repo, reader)
@@ -84,11 +84,12 @@ func TestRefusalsSayWhatToDo(t *testing.T) {
 func TestPrivateRepositoryIsForThoseWhoMayReadIt(t *testing.T) {
 	w := theWorld(t)
 	m := w.publish(t, hub.SmallModel)
-	w.hub.Private(m.repo, "hf_reader")
-	w.hub.Accounts("hf_stranger")
+	readers, strangers := w.token("reader"), w.token("stranger")
+	w.hub.Private(m.repo, readers)
+	w.hub.Accounts(strangers)
 	ns := w.namespace(t)
-	w.secret(t, ns, "reader", "HF_TOKEN", "hf_reader")
-	w.secret(t, ns, "stranger", "HF_TOKEN", "hf_stranger")
+	w.secret(t, ns, "reader", "HF_TOKEN", readers)
+	w.secret(t, ns, "stranger", "HF_TOKEN", strangers)
 	reader, stranger, nobody := with("reader", inline(m.repo)), with("stranger", inline(m.repo)), inline(m.repo)
 
 	first := w.create(t, w.pod(ns, "reader", &reader))
@@ -120,9 +121,12 @@ func with(secret string, v corev1.VolumeSource) corev1.VolumeSource {
 	return v
 }
 
-// secret makes one with a token under key.
+// secret makes one with a token under key, which must be one that is searched for.
 func (w *world) secret(t *testing.T, ns, name, key, token string) {
 	t.Helper()
+	if !strings.Contains(token, canary) {
+		t.Fatalf("Secret %s: nobody would look for this token: make it with world.token", name)
+	}
 	if _, err := w.client.CoreV1().Secrets(ns).Create(t.Context(), &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: name},
 		StringData: map[string]string{key: token}}, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)

@@ -33,11 +33,15 @@ type world struct {
 	podImage   string
 	hub        *hub.Hub
 	lives      *lives
+	search     *search       // nil on a cluster that was there before
 	machine    *node.Machine // nil on a cluster that was there before
 	deployed   bool          // Ballast is on the cluster, or a part of it
 }
 
 var shared = sync.OnceValues(start)
+
+// running is the shared one once it runs; nil: nobody has asked for it, or it failed.
+var running *world
 
 // theWorld is the shared one, started by the first who asks.
 func theWorld(t *testing.T) *world {
@@ -82,7 +86,17 @@ func start() (*world, error) {
 	if w.lives, err = watchLives(ctx, w.client); err != nil {
 		return w, err
 	}
-	return w, w.deploy(ctx)
+	if w.machine != nil {
+		w.search = newSearch(filepath.Join(w.dir, "disk", "said"))
+		if err := errors.Join(os.Mkdir(w.search.logs, 0o755), w.search.watch(w)); err != nil {
+			return w, err
+		}
+	}
+	if err := w.deploy(ctx); err != nil {
+		return w, err
+	}
+	running = w
+	return w, nil
 }
 
 // newNode starts a cluster of our own and a Hub beside it.
@@ -191,6 +205,9 @@ patches:
     - op: replace
       path: /spec/template/spec/containers/0/env/1/value
       value: %s
+    - op: add
+      path: /spec/template/spec/containers/0/args/-
+      value: --tokens-over-http # this Hub has no certificate
 `
 
 // deploy applies the manifests as the README says, and returns when both DaemonSets
