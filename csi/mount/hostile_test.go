@@ -1,6 +1,7 @@
 package mount_test
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -258,10 +259,11 @@ func TestADeviceInAViewCannotBeOpened(t *testing.T) {
 	}
 }
 
-// Locks and leases that a pod takes on its overlay's files are the overlay's: neither
-// the agent nor another pod meets them. (A bind's are the cache's own, and nothing in
-// Ballast takes one on a Blob.)
-func TestAPodsLocksAndLeasesHoldUpNobody(t *testing.T) {
+// Locks, leases and watches that a pod takes on its overlay's files are the overlay's:
+// neither the agent nor another pod meets them. (Those on a bind, for a pod with a user
+// namespace, are the cache's own, but it can take only locks and watches there, and
+// nothing in Ballast locks a Blob or watches a file.)
+func TestAPodsLocksLeasesAndWatchesHoldUpNobody(t *testing.T) {
 	c := newCache(t)
 	must(t, c.Mount(c.spec()))
 	defer func() { must(t, c.Unmount(c.target)) }()
@@ -272,9 +274,40 @@ func TestAPodsLocksAndLeasesHoldUpNobody(t *testing.T) {
 	if _, err := unix.FcntlInt(pods.Fd(), unix.F_SETLEASE, unix.F_RDLCK); err != nil {
 		t.Logf("a lease is refused: %v", err)
 	}
-	// As whoever meets the lock or the lease: nothing may wait.
-	own, err := os.OpenFile(filepath.Join(c.dir, view, "config.json"), os.O_RDWR|unix.O_NONBLOCK, 0)
-	must(t, err)
-	defer own.Close()
-	must(t, unix.Flock(int(own.Fd()), unix.LOCK_EX|unix.LOCK_NB))
+	// Whoever opens what it marks waits for its leave, which never comes.
+	watch, err := unix.FanotifyInit(unix.FAN_CLASS_CONTENT|unix.FAN_CLOEXEC, unix.O_RDONLY)
+	if err == nil {
+		defer unix.Close(watch)
+		must(t, unix.FanotifyMark(watch, unix.FAN_MARK_ADD|unix.FAN_MARK_FILESYSTEM, unix.FAN_OPEN_PERM|unix.FAN_ACCESS_PERM, unix.AT_FDCWD, c.target))
+	} else {
+		t.Logf("fanotify is refused: %v", err)
+	}
+
+	other := c.spec() // another pod's
+	other.Target = filepath.Join(t.TempDir(), "mount")
+	must(t, c.Mount(other))
+	defer func() { must(t, c.Unmount(other.Target)) }()
+	free := make(chan error, 1)
+	go func() {
+		free <- errors.Join(
+			readLocked(filepath.Join(c.dir, view, "config.json"), os.O_RDWR), // as the agent
+			readLocked(filepath.Join(other.Target, "config.json"), os.O_RDONLY))
+	}()
+	select {
+	case err := <-free:
+		must(t, err)
+	case <-time.After(10 * time.Second):
+		t.Error("a pod holds up who opens the cache's file") // closing watch lets them go
+	}
+}
+
+// readLocked opens, locks and reads a file. Where a lease is in the way it does not wait.
+func readLocked(path string, flags int) error {
+	f, err := os.OpenFile(path, flags|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	_, err = f.Read(make([]byte, 2))
+	return errors.Join(err, unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB))
 }
