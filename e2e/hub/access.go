@@ -34,6 +34,13 @@ func (h *Hub) Accounts(tokens ...string) {
 	}
 }
 
+// Revoke makes token one that is refused everywhere, until it is named again.
+func (h *Hub) Revoke(token string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.tokens, token)
+}
+
 func (h *Hub) restrict(repo string, v visibility, tokens []string) {
 	h.Accounts(tokens...)
 	readers := map[string]bool{}

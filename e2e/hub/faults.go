@@ -22,6 +22,7 @@ type repository struct {
 	cuts     int             // how many answers are still to be cut
 	cutAfter int64           // content bytes
 	stalls   int             // how many Stalls hold now
+	aways    int             // how many Aways hold now
 	flips    map[bit]int
 	traffic  Traffic
 }
@@ -72,6 +73,21 @@ func (h *Hub) Stall(repo string) (release func()) {
 	r := h.repository(repo)
 	r.change(func() { r.stalls++ })
 	return sync.OnceFunc(func() { r.change(func() { r.stalls-- }) })
+}
+
+// Away makes the Hub unreachable for whoever asks about repo: each such connection is
+// closed without an answer, those under way too, until back is called.
+func (h *Hub) Away(repo string) (back func()) {
+	r := h.repository(repo)
+	r.change(func() { r.aways++ })
+	return sync.OnceFunc(func() { r.change(func() { r.aways-- }) })
+}
+
+// away reports whether nobody is to get an answer about r.
+func (r *repository) away() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.aways > 0
 }
 
 // Flip sends a file of repo, at every revision, with the lowest bit at offset flipped,
@@ -135,6 +151,9 @@ const (
 // allowed returns how many of n bytes may be sent now, or how long to wait. r.mu is
 // held.
 func (r *repository) allowed(now time.Time, sent int64, n int) (int, time.Duration, error) {
+	if r.aways > 0 {
+		return 0, 0, errCut
+	}
 	if r.cuts > 0 {
 		if sent >= r.cutAfter {
 			r.cuts--

@@ -195,13 +195,59 @@ func TestStopCutsEverythingAndResumeIsWhereItWas(t *testing.T) {
 	}
 }
 
+func TestAwayIsOneRepositorysAndHoldsForAnswersUnderWay(t *testing.T) {
+	h := start(t, 0)
+	upload(t, h, "org/model", sized(4_000_000))
+	upload(t, h, "org/other", sized(1000))
+	h.Throttle("org/model", 1000)
+	under := open(t, h, "org/model", weights)
+	back := h.Away("org/model")
+	if n, err := io.Copy(io.Discard, under); err == nil || n >= 4_000_000 {
+		t.Errorf("an answer under way went on: %d bytes, %v", n, err)
+	}
+	req := must(http.NewRequestWithContext(t.Context(), http.MethodGet, h.URL()+"/api/models/org/model/revision/main", nil))(t)
+	if res, err := http.DefaultTransport.RoundTrip(req); err == nil {
+		t.Errorf("there was an answer: %s", res.Status)
+		res.Body.Close()
+	}
+	if res, _ := get(t, http.MethodGet, h.URL()+"/api/models/org/other/revision/main", ""); res.StatusCode != http.StatusOK {
+		t.Errorf("another repository: %s", res.Status)
+	}
+	back()
+	if res, _ := get(t, http.MethodGet, h.URL()+"/api/models/org/model/revision/main", ""); res.StatusCode != http.StatusOK {
+		t.Errorf("afterwards: %s", res.Status)
+	}
+}
+
+func TestARevokedTokenIsRefusedEverywhere(t *testing.T) {
+	h := start(t, 0)
+	upload(t, h, "org/model", sized(1000))
+	upload(t, h, "org/public", sized(1000))
+	h.Private("org/model", "hf_one", "hf_other")
+	status := func(repo, token string) int {
+		res, _ := get(t, http.MethodHead, h.URL()+"/"+repo+"/resolve/main/"+weights, token)
+		return res.StatusCode
+	}
+	if was := status("org/model", "hf_one"); was != http.StatusOK {
+		t.Fatalf("before: %d", was)
+	}
+	h.Revoke("hf_one")
+	for _, repo := range []string{"org/model", "org/public"} {
+		if is := status(repo, "hf_one"); is != http.StatusUnauthorized {
+			t.Errorf("%s: %d; want 401", repo, is)
+		}
+	}
+	if is := status("org/model", "hf_other"); is != http.StatusOK {
+		t.Errorf("another's: %d", is)
+	}
+}
+
 func TestRateLimitSaysWhenToComeBack(t *testing.T) {
 	h := start(t, 0)
 	rev := upload(t, h, "org/model", sized(1000))
 	upload(t, h, "org/other", sized(1000))
-	c := newClient(t, h)
-	resolve := func(repo string) error {
-		_, err := c.Resolve(t.Context(), repoOf(t, repo), refOf(t, "main"), fetcher.Secret{})
+	resolve := func(repo string) error { // as a client that was told nothing yet
+		_, err := newClient(t, h).Resolve(t.Context(), repoOf(t, repo), refOf(t, "main"), fetcher.Secret{})
 		return err
 	}
 	h.RateLimit("org/model", time.Minute)
@@ -209,7 +255,7 @@ func TestRateLimitSaysWhenToComeBack(t *testing.T) {
 	if err := resolve("org/model"); !errors.As(err, &limited) || limited.RetryAfter < 55*time.Second || limited.RetryAfter > time.Minute {
 		t.Errorf("limited: %v", err)
 	}
-	if _, err := c.Prove(t.Context(), rev.Repo, refOf(t, "main"), pathOf(t, weights), fetcher.Secret{}); !errors.As(err, &limited) {
+	if _, err := newClient(t, h).Prove(t.Context(), rev.Repo, refOf(t, "main"), pathOf(t, weights), fetcher.Secret{}); !errors.As(err, &limited) {
 		t.Errorf("limited: %v", err)
 	}
 	res, _ := get(t, http.MethodGet, h.URL()+"/org/model/resolve/main/config.json", "")

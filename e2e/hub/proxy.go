@@ -70,6 +70,9 @@ func (h *Hub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	c := &call{target: t, repo: h.repository(t.repo), token: bearer(r)}
 	c.repo.countRequest()
+	if c.repo.away() {
+		panic(http.ErrAbortHandler) // which closes the connection, and says nothing
+	}
 	if wait := c.repo.limited(); wait > 0 {
 		tooMany(w, c.target, wait)
 		return
