@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"io"
 	"mime"
 	"net/http"
 	"net/url"
@@ -109,23 +110,27 @@ func (c *call) pathsInfo(m *fetcher.Manifest, paths []string) {
 }
 
 // pathsAsked reads the body of a paths-info request, the only one that is read.
-func (c *call) pathsAsked() (paths []string, err error) {
-	c.r.Body = http.MaxBytesReader(c.w, c.r.Body, maxForm)
+func (c *call) pathsAsked() ([]string, error) {
+	text, err := io.ReadAll(http.MaxBytesReader(c.w, c.r.Body, maxForm))
+	if err != nil {
+		return nil, err
+	}
+	c.hearUntil(time.Time{}) // or the request would end with that, while the Hub is asked
+	var paths []string
 	if kind, _, _ := mime.ParseMediaType(c.r.Header.Get("Content-Type")); kind == "application/json" {
 		var body struct {
 			Paths []string `json:"paths"`
 		}
-		err = json.NewDecoder(c.r.Body).Decode(&body)
+		err = json.Unmarshal(text, &body)
 		paths = body.Paths
 	} else {
-		err = c.r.ParseForm()
-		paths = c.r.PostForm["paths"]
+		var form url.Values
+		form, err = url.ParseQuery(string(text))
+		paths = form["paths"]
 	}
 	if err == nil && len(paths) > maxPaths {
 		err = fmt.Errorf("%d paths: ask for at most %d at a time", len(paths), maxPaths)
 	}
-	// A deadline that passes while the Hub is asked would end the request.
-	c.hearUntil(time.Time{})
 	return paths, err
 }
 

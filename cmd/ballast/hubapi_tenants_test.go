@@ -217,8 +217,7 @@ func TestADigestClaimIsNoProofOverHTTP(t *testing.T) {
 			for _, method := range []string{"GET", "HEAD"} {
 				for _, headers := range [][]string{nil, {"Range: bytes=0-9"}, {"If-None-Match: *"}, {"Range: bytes=0-0,1-1"}} {
 					got := w.ask(podB, token, method+" /attacker/public/resolve/main/"+name, headers...)
-					missing := w.ask(podB, token, method+" /attacker/public/resolve/main/"+name, headers...)
-					if got.status != 404 || got.head.Get("X-Error-Code") != "EntryNotCached" || got.String() != missing.String() || got.head.Get("ETag") != "" {
+					if got.status != 404 || got.head.Get("X-Error-Code") != "EntryNotCached" || got.head.Get("ETag") != "" {
 						t.Errorf("%s %s %v: %s", method, name, headers, got)
 					}
 				}
