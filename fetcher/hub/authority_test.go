@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"unicode"
 
 	"github.com/ballast-csi/ballast/fetcher"
 	"github.com/ballast-csi/ballast/fetcher/hub"
@@ -153,6 +154,35 @@ func TestManifestSkipsOddEntriesAndRefusesBadFiles(t *testing.T) {
 		{`[{"type":"file","oid":"` + oid + `","size":3,"path":""}]`, -1},
 		{`[{"type":"file","oid":"` + oid + `","size":3,"path":"a/b"},` + good + `]`, -1},
 		{`[` + good + `,` + good + `]`, -1},
+		{file(`10995116277760`, "ten-terabytes"), 1},
+		{file(`70368744177664`, "the-most"), 1},
+		{file(`70368744177665`, "more"), -1},
+		{file(`9223372036854775808`, "huge"), -1},
+		{file(strings.Repeat("9", 10_000), "huger"), -1},
+		{file(`-9223372036854775808`, "tiny"), -1},
+		{file(`3.5`, "half"), -1},
+		{file(`3e0`, "exponent"), -1},
+		{file(`"3"`, "text"), -1},
+		{file(`null`, "none"), 1},
+		{file(`3`, `nul\u0000`), -1},
+		{file(`3`, `line\nbreak`), -1},
+		{file(`3`, "line\nbreak"), -2}, // not JSON
+		{file(`3`, `escape\u001b[2J`), -1},
+		{file(`3`, `a/.git/config`), -1},
+		{file(`3`, `.g\u200cit/config`), -1},
+		{file(`3`, `GIT~1/config`), -1},
+		{file(`3`, strings.Repeat("a", 255)), 1},
+		{file(`3`, strings.Repeat("a", 256)), -1},
+		{file(`3`, strings.Repeat("d/", 1000)+"a"), -1},
+		{file(`3`, "\xff", `\ud800.`), 2},                                               // to JSON both hold U+FFFD
+		{file(`3`, `\ud800`, `\udfff`), -1},                                             // which is one name twice
+		{file(`3`, `e\u0301`, `\u00e9`, `a`, `A`, `b\u202etxt.exe`, `b\u200b`, `b`), 7}, // distinct on Linux
+		{`[{"type":"file","oid":"` + oid + `","size":3,"path":"a","path":"../b"}]`, -1},
+		{`[{"type":"file","oid":"` + oid + `","size":3,"path":"a","PATH":"../b"}]`, -1},
+		{`[{"type":"file","oid":"` + oid + `","size":3,"size":-1,"path":"a"}]`, -1},
+		{`[{"type":"file","type":"directory","path":"../b"}]`, 0},
+		{`[{"type":"file","oid":"` + oid + `","size":3,"path":"a","x":` + strings.Repeat("[", 5_000) + strings.Repeat("]", 5_000) + `}]`, 1},
+		{`[{"type":"file","oid":"` + oid + `","size":3,"path":"a","x":` + strings.Repeat("[", 50_000) + strings.Repeat("]", 50_000) + `}]`, -2},
 		{`[null,` + good + `]`, -1},
 		{`[7,` + good + `]`, -1},
 		{`[` + good + `,"x"]`, -1},
@@ -172,13 +202,25 @@ func TestManifestSkipsOddEntriesAndRefusesBadFiles(t *testing.T) {
 		m, err := newClient(t, h.URL()).Manifest(t.Context(), rev, fetcher.Secret{})
 		switch {
 		case c.files == -2 && (!fetcher.Unreachable(err) || errors.Is(err, fetcher.ErrMalformed) || !strings.Contains(err.Error(), "org/name")):
-			t.Errorf("%s: %v, %+v", c.body, err, m)
+			t.Errorf("%.300s: %v, %+v", c.body, err, m)
 		case c.files == -1 && (!errors.Is(err, fetcher.ErrMalformed) || fetcher.Transient(err) || !strings.Contains(err.Error(), "org/name")):
-			t.Errorf("%s: %v, %+v", c.body, err, m)
+			t.Errorf("%.300s: %v, %+v", c.body, err, m)
 		case c.files >= 0 && (err != nil || len(m.Files) != c.files):
-			t.Errorf("%s: %v, %+v", c.body, err, m)
+			t.Errorf("%.300s: %v, %+v", c.body, err, m)
+		}
+		if err != nil && (len(err.Error()) > 700 || strings.ContainsFunc(err.Error(), func(r rune) bool { return !unicode.IsPrint(r) })) {
+			t.Errorf("%.300s: the error is not fit to print: %q", c.body, err)
 		}
 	}
+}
+
+// file is a listing of files of one size, in JSON, at these paths, as they stand in JSON.
+func file(size string, paths ...string) string {
+	entries := make([]string, len(paths))
+	for i, path := range paths {
+		entries[i] = `{"type":"file","oid":"` + oid + `","size":` + size + `,"path":"` + path + `"}`
+	}
+	return "[" + strings.Join(entries, ",") + "]"
 }
 
 // atLocalhost makes s another host than 127.0.0.1, where the Hub is.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -113,6 +114,7 @@ func readBoth(t *testing.T, c *Client) (errs []error) {
 	for _, n := range []int64{10, 100} {
 		r, err := o.ReadRange(t.Context(), 0, n)
 		if err == nil {
+			_, err = io.Copy(io.Discard, r)
 			r.Close()
 		}
 		errs = append(errs, err)
