@@ -88,6 +88,13 @@ func (a *access) proved(cred fetcher.Secret, o store.Origin, unreachable bool) b
 	return ok && p.origin == o && within(p.at, limit)
 }
 
+// once reports whether there is a proof of cred for o, be it too old to count.
+func (a *access) once(cred fetcher.Secret, o store.Origin) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.proofs[a.proofKey(cred, o.Repo)].origin == o
+}
+
 // errWithdrawn: the credential was turned away while its question was being answered.
 var errWithdrawn = fmt.Errorf("access was withdrawn meanwhile: %w", fetcher.ErrNotFound)
 

@@ -1,7 +1,6 @@
 package agent_test
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -235,31 +234,24 @@ func TestAClaimedDigestIsNoProof(t *testing.T) {
 	w.hub.AddRepo("victim/private", map[string][]byte{"weights.safetensors": secret})
 	w.hub.SetPrivate("victim/private", "victim")
 	w.must(request("victim", "victim/private", token("victim")))
-	stolen := w.hub.Manifest("victim/private")["weights.safetensors"]
+	w.claimIsNoProof("attacker/public", w.hub.Manifest("victim/private")["weights.safetensors"])
+}
 
-	w.hub.AddRepo("attacker/public", map[string][]byte{"weights.safetensors": noise(8, 50_000)})
-	w.hub.Intercept(func(rw http.ResponseWriter, r *http.Request) bool {
-		switch {
-		case strings.Contains(r.URL.Path, "/attacker/public/tree/"):
-			json.NewEncoder(rw).Encode([]map[string]any{{
-				"type": "file", "path": "weights.safetensors", "size": stolen.Size, "oid": strings.Repeat("b", 40),
-				"lfs": map[string]any{"oid": stolen.Digest.Hex(), "size": stolen.Size, "pointerSize": 130},
-			}})
-			return true
-		case r.Method == http.MethodHead && strings.Contains(r.URL.Path, "/attacker/public/resolve/"):
-			rw.Header().Set("X-Linked-Etag", `"`+stolen.Digest.Hex()+`"`)
-			rw.Header().Set("X-Linked-Size", fmt.Sprint(stolen.Size))
-			rw.Header().Set("Location", "http://cdn.invalid/x")
-			rw.WriteHeader(http.StatusFound)
-			return true
-		}
-		return false
-	})
-	m, err := w.Acquire(t.Context(), request("attacker", "attacker/public"))
-	var mismatch *fetcher.MismatchError
-	if !errors.As(err, &mismatch) {
-		t.Fatalf("Acquire = %+v, %v; want the attacker's own bytes read and refused", m, err)
-	}
+// The same while the victim's bytes are on their way in.
+func TestAClaimedDigestIsNoProofWhileTheBytesAreOnTheirWay(t *testing.T) {
+	w := newWorld(t).start()
+	w.hub.AddToken("victim")
+	secret := noise(7, 50_000)
+	w.hub.AddRepo("victim/private", map[string][]byte{"weights.safetensors": secret})
+	w.hub.SetPrivate("victim/private", "victim")
+	release := w.hub.Hold("victim/private", "weights.safetensors")
+	victim := request("victim", "victim/private", token("victim"))
+	stop, ended := w.acquireAside(victim)
+	defer stop()
+	w.until("an ingest is open", func() bool { return w.store.Stats().Ingests == 1 })
+	w.claimIsNoProof("attacker/public", w.hub.Manifest("victim/private")["weights.safetensors"])
+	release()
+	must(t, <-ended)
 }
 
 func TestBytesOfAPublicRepoServeAnotherRepoWithoutFetching(t *testing.T) {

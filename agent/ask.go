@@ -88,9 +88,14 @@ func telling(anonymous, token error) error {
 // meanwhile. Whose name it is comes first: nothing is known of another Origin.
 func (a *Agent) askAs(ctx context.Context, q query, k knowledge, by asker) (grant, error) {
 	asked := time.Now()
-	i := inquiry{authority: a.cfg.Authority, query: q, cred: by.cred}
-	if by == (asker{}) {
-		i.node = a.node
+	i := inquiry{authority: a.cfg.Authority, query: q, cred: by.cred, origin: k.origin}
+	switch {
+	case by == asker{}:
+		i.node, i.renews = a.node, !k.publicAt.IsZero()
+	case by.node: // proves nothing
+		i.renews = true
+	default:
+		i.renews = a.access.once(by.cred, k.origin)
 	}
 	shown, err := i.ask(ctx, k.manifest)
 	if err != nil {

@@ -93,16 +93,16 @@ func (a *Agent) lookPublic(f *flight) error {
 	case within(rec.PublicAt, a.cfg.RefMaxAge) || rec.PublicAt.IsZero() && a.hasOpened(f):
 		return nil
 	}
-	asked, ref := time.Now(), f.key.commit.Ref()
-	_, err = inquiry{authority: a.cfg.Authority, query: query{repo: o.Repo, ref: ref}}.prove(f.ctx, ref, f.listed)
-	if fetcher.Denied(err) {
+	k := knowledge{grant: grant{origin: o, manifest: f.listed}, publicAt: rec.PublicAt}
+	g, err := a.askAs(f.ctx, query{repo: o.Repo, ref: f.key.commit.Ref()}, k, asker{})
+	switch {
+	case fetcher.Denied(err):
 		if err := a.turnAway(f, fetcher.Secret{}, err); err != nil {
 			return err
 		}
 		return errAskAgain
-	}
-	if err == nil {
-		err = a.access.grant(fetcher.Secret{}, o, asked)
+	case err == nil && g.origin != o:
+		return store.ErrReplaced
 	}
 	return err
 }

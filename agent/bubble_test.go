@@ -23,7 +23,10 @@ type stuck struct{ file fetcher.File }
 
 func (stuck) Name() string { return "stuck" }
 
-func (s stuck) Resolve(context.Context, fetcher.Repo, fetcher.Ref, fetcher.Secret) (fetcher.Resolution, error) {
+func (s stuck) Resolve(_ context.Context, _ fetcher.Repo, ref fetcher.Ref, _ fetcher.Secret) (fetcher.Resolution, error) {
+	if commit, pinned := ref.Commit(); pinned {
+		return fetcher.Resolution{Commit: commit}, nil
+	}
 	commit, err := fetcher.ParseCommit(strings.Repeat("a", 40))
 	return fetcher.Resolution{Commit: commit}, err
 }

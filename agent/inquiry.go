@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/ballast-csi/ballast/agent/store"
 	"github.com/ballast-csi/ballast/fetcher"
 )
 
@@ -15,6 +16,12 @@ type inquiry struct {
 	authority fetcher.Authority
 	query     query
 	cred      fetcher.Secret
+	// origin is on record for the Repo's name. With renews, so is a proof of cred for it:
+	// one HEAD is enough to renew it. A first one needs the Authority's word that the name
+	// is still that Origin's, or who registers it anew with one commit of it would be let
+	// to all of it.
+	origin store.Origin
+	renews bool
 	// node is whose token asks instead of cred, for its rate limit, what was shown to be
 	// anybody's to know; nil for nobody's.
 	node *nodeToken
@@ -60,12 +67,17 @@ func (i inquiry) visible(ctx context.Context) error {
 }
 
 // first asks about what nothing is known of.
-func (i inquiry) first(ctx context.Context) (shown showing, err error) {
-	if shown, err = i.describe(ctx, i.query.ref); err != nil {
+func (i inquiry) first(ctx context.Context) (showing, error) {
+	res, err := i.resolve(ctx, i.query.ref)
+	if err != nil {
 		return showing{}, err
 	}
-	shown.proved = time.Now()
-	_, err = i.prove(ctx, shown.manifest.Revision.Commit.Ref(), shown.manifest)
+	m, err := i.list(ctx, res.Commit)
+	if err != nil {
+		return showing{}, err
+	}
+	shown := showing{m, res.RepoID, time.Now()}
+	_, err = i.prove(ctx, res.Commit.Ref(), m)
 	return shown, err
 }
 
@@ -73,16 +85,25 @@ func (i inquiry) first(ctx context.Context) (shown showing, err error) {
 func (i inquiry) anew(ctx context.Context, m *fetcher.Manifest) (showing, error) {
 	asked := time.Now()
 	commit, err := i.prove(ctx, i.query.ref, m)
-	if err == nil && commit.IsZero() { // not told
-		var res fetcher.Resolution
-		res, err = i.authority.Resolve(ctx, i.query.repo, i.query.ref, i.cred)
-		commit = res.Commit
+	if err != nil {
+		return showing{}, err
 	}
-	if err != nil || commit == m.Revision.Commit {
-		return showing{manifest: m, proved: asked}, err
+	same := commit == m.Revision.Commit
+	if same && i.renews {
+		return showing{manifest: m, proved: asked}, nil
 	}
-	shown, err := i.describe(ctx, commit.Ref())
-	shown.proved = asked
+	ref := commit.Ref()
+	if commit.IsZero() { // not told
+		ref = i.query.ref
+	}
+	res, err := i.resolve(ctx, ref)
+	if err != nil {
+		return showing{}, err
+	}
+	shown := showing{m, res.RepoID, asked}
+	if res.Commit != m.Revision.Commit || res.RepoID != "" && res.RepoID != i.origin.ID {
+		shown.manifest, err = i.list(ctx, res.Commit)
+	}
 	return shown, err
 }
 
@@ -109,29 +130,31 @@ func (i inquiry) prove(ctx context.Context, ref fetcher.Ref, m *fetcher.Manifest
 	return proof.Commit, nil
 }
 
-// describe says what ref is and what that holds, as a whole or not at all, so that no
-// Manifest is without the name that its Repo had at that moment.
-func (i inquiry) describe(ctx context.Context, ref fetcher.Ref) (showing, error) {
+// resolve asks what ref is.
+func (i inquiry) resolve(ctx context.Context, ref fetcher.Ref) (fetcher.Resolution, error) {
+	return sparing(ctx, i, func(cred fetcher.Secret) (fetcher.Resolution, error) {
+		return i.authority.Resolve(ctx, i.query.repo, ref, cred)
+	})
+}
+
+// list asks what c holds. It comes after resolve, so that no Manifest is without the name
+// that its Repo had at that moment.
+func (i inquiry) list(ctx context.Context, c fetcher.Commit) (*fetcher.Manifest, error) {
+	return sparing(ctx, i, func(cred fetcher.Secret) (*fetcher.Manifest, error) {
+		return i.authority.Manifest(ctx, fetcher.Revision{Repo: i.query.repo, Commit: c}, cred)
+	})
+}
+
+// sparing asks with the node's token, if there is one and it helps, and else with i.cred.
+func sparing[T any](ctx context.Context, i inquiry, ask func(fetcher.Secret) (T, error)) (T, error) {
 	if token := i.node.get(); !token.IsZero() {
-		shown, err := i.describeAs(ctx, ref, token)
+		answer, err := ask(token)
 		if err == nil || ctx.Err() != nil {
-			return shown, err
+			return answer, err
 		}
 		i.node.failed(token, err)
 	}
-	return i.describeAs(ctx, ref, i.cred)
-}
-
-func (i inquiry) describeAs(ctx context.Context, ref fetcher.Ref, cred fetcher.Secret) (showing, error) {
-	res, err := i.authority.Resolve(ctx, i.query.repo, ref, cred)
-	if err != nil {
-		return showing{}, err
-	}
-	m, err := i.authority.Manifest(ctx, fetcher.Revision{Repo: i.query.repo, Commit: res.Commit}, cred)
-	if err != nil {
-		return showing{}, err
-	}
-	return showing{manifest: m, repoID: res.RepoID}, nil
+	return ask(i.cred)
 }
 
 // probe chooses the file whose content proves access to all of a Repo: the largest

@@ -1,0 +1,138 @@
+package agent_test
+
+import (
+	"testing"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/ballast-csi/ballast/agent"
+	"github.com/ballast-csi/ballast/fetcher"
+)
+
+// in puts the request's pod into a namespace.
+func in(namespace string) func(*agent.Request) {
+	return func(r *agent.Request) { r.Pod.Namespace = namespace }
+}
+
+// opening gives the agent a rule, and a token of the node's.
+func (w *world) opening(repos string, namespaces ...string) *world {
+	w.cfg.Open = append(w.cfg.Open, agent.Opening{Repos: repos, Namespaces: namespaces})
+	return w
+}
+
+func TestAnOpeningIsForItsNamespacesAlone(t *testing.T) {
+	w := newWorld(t).lend("node").opening("org/priv*", "team-a", "team-b").opening("datasets/org/exact", "team-b").start()
+	files := small(1)
+	for _, repo := range []string{"org/private", "org/other", "datasets/org/private", "datasets/org/exact"} {
+		w.hub.AddRepo(repo, files)
+		w.hub.SetPrivate(repo, "node")
+	}
+	for _, tc := range []struct {
+		namespace, repo string
+		open            bool
+	}{
+		{"team-a", "org/private", true},
+		{"team-b", "org/private", true},
+		{"team-c", "org/private", false},
+		{"team", "org/private", false},
+		{"", "org/private", false}, // the command line
+		{"team-a", "org/other", false},
+		{"team-a", "datasets/org/private", false},
+		{"team-a", "datasets/org/exact", false},
+		{"team-b", "datasets/org/exact", true},
+	} {
+		req := request(tc.namespace+"-"+tc.repo, tc.repo, in(tc.namespace))
+		if tc.open {
+			w.sees(w.must(req), files)
+		} else {
+			w.refused(req, fetcher.ErrNotFound)
+		}
+	}
+	// Now everything is here, and it makes no difference.
+	w.refused(request("again", "org/private", in("team-c")), fetcher.ErrNotFound)
+}
+
+func TestAnOpenedRepoIsAskedForAsTheTenantThenAsTheNode(t *testing.T) {
+	w := newWorld(t).lend("node").opening("org/*", "team").start()
+	w.hub.AddRepo("org/private", small(1))
+	w.hub.SetPrivate("org/private", "node", "own")
+	asked := w.record(nil)
+	w.must(request("own", "org/private", in("team"), token("own")))
+	if list := asked.take(); len(by("own", list)) != len(list) {
+		t.Errorf("with a token that works, asked %q", list)
+	}
+	w.must(request("hit", "org/private", in("team")))
+	if list := asked.take(); len(list) != 0 {
+		t.Errorf("on a hit, asked %q", list)
+	}
+	commit := w.hub.AddRepo("org/private", small(2))
+	w.must(request("bad", "org/private", in("team"), token("bad"), at(commit)))
+	if list := asked.take(); len(by("node", list)) == 0 || len(by("-", list)) != 0 {
+		t.Errorf("with a token that does not work, asked %q", list)
+	}
+}
+
+func TestAnOpenedRepoIsServedAsKnownWhenNobodyMayReadIt(t *testing.T) {
+	w := newWorld(t).lend("node").opening("org/*", "team")
+	w.cfg.RefMaxAge = time.Nanosecond
+	w.start()
+	files := small(1)
+	w.hub.AddRepo("org/private", files)
+	w.hub.SetPrivate("org/private", "node")
+	w.must(request("one", "org/private", in("team")))
+
+	w.hub.RevokeToken("node")
+	m := w.must(request("two", "org/private", in("team")))
+	w.sees(m, files)
+	contains(t, m.Notice, "does not let this node read it", "org/private@")
+	w.hub.Down(true)
+	m = w.must(request("three", "org/private", in("team")))
+	contains(t, m.Notice, "could not be reached")
+	w.waits(request("other", "org/private", in("other")), 200*time.Millisecond)
+}
+
+// The Repo was public once, and by that proof everybody may have what is here. What the
+// node's token brings for an opened namespace is not for everybody, whatever the order,
+// and also when the Hub is away and old proofs count.
+func TestWhatTheNodeBringsForAnOpenedNamespaceIsNobodyElses(t *testing.T) {
+	for name, ago := range map[string]time.Duration{"fresh": time.Hour, "aged": 25 * time.Hour} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t).lend("node").opening("org/*", "team").start()
+			first := w.hub.AddRepo("org/name", small(1))
+			config, err := fetcher.NewFilter([]string{"config.json"}, nil)
+			must(t, err)
+			w.must(request("one", "org/name", at(first), func(r *agent.Request) { r.Filter = config }))
+			next := w.hub.AddRepo("org/name", small(2))
+			w.hub.SetPrivate("org/name", "node")
+			for what, commit := range map[string]string{"bytes": first, "a commit": next} {
+				must(t, w.store.SetPublic(w.origin("org/name"), time.Now().Add(-ago)))
+				w.must(request(what, "org/name", at(commit), in("team")))
+				w.hub.Down(true)
+				waiting := w.waits(request("other", "org/name", at(commit)), 200*time.Millisecond)
+				if waiting.Total != 0 {
+					t.Errorf("%s: progress was shown to one who has no access: %+v", what, waiting)
+				}
+				w.hub.Down(false)
+			}
+			w.refused(request("other", "org/name"), fetcher.ErrNotFound)
+		})
+	}
+}
+
+func TestAnOpeningThatCannotBeMeantIsRefused(t *testing.T) {
+	for _, o := range []agent.Opening{{"", []string{"a"}}, {"[", []string{"a"}}, {"org/*", nil}, {"org/*", []string{""}}} {
+		w := newWorld(t).start()
+		cfg := agent.Config{Store: w.store, Authority: nothing{}, Source: nothing{}, Engine: &fetcher.Engine{}, Log: zap.NewNop(), Open: []agent.Opening{o}}
+		if _, err := agent.New(cfg); err == nil {
+			t.Errorf("%+v was taken", o)
+		}
+	}
+}
+
+type nothing struct {
+	fetcher.Authority
+	fetcher.Source
+}
+
+func (nothing) Name() string { return "nothing" }
