@@ -37,9 +37,13 @@ func TestHostileNamesAreRefusedBeforeAnythingIsFetched(t *testing.T) {
 		{"newline", "a\nb"},
 		{"escape sequence", "a\x1b[2Jb"},
 		{"part of 256 bytes", strings.Repeat("n", 256)},
+		{"65 parts", strings.Repeat("d/", 64) + "f"},
+		{"1,500 levels", strings.Repeat("d/", 1500) + "f"},
 		{"whole of 3,073 bytes", strings.Repeat("n/", 1536) + "n"},
 		{"of git", ".git/config"},
 		{"of git in capitals, nested", "a/.GIT/hooks/post-checkout"},
+		{"of git to NTFS", "GIT~1/config"},
+		{"of git to HFS+", ".g\u200cit/config"},
 		{"empty", ""},
 		{"dots alone", ".."},
 	} {
