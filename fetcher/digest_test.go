@@ -73,3 +73,18 @@ func TestParseDigestRefusesWhatIsNone(t *testing.T) {
 		}
 	}
 }
+
+func FuzzParseDigest(f *testing.F) {
+	for _, s := range []string{"sha256:" + strings.Repeat("ab", 32), "git-blob-sha1:" + strings.Repeat("ab", 20), "sha256:", "md5:00", "sha256:" + strings.Repeat("AB", 32)} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		d, err := fetcher.ParseDigest(s)
+		if d.IsZero() != (err != nil) {
+			t.Fatalf("%q reads as %s, %v", s, d, err)
+		}
+		if err == nil && (d.String() != s || strings.Trim(d.Hex(), "0123456789abcdef") != "" || len(d.Hex()) < 40) {
+			t.Errorf("%q reads as %s", s, d)
+		}
+	})
+}

@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"unicode"
 
 	"github.com/ballast-csi/ballast/fetcher"
 )
@@ -203,6 +204,21 @@ func FuzzParseRef(f *testing.F) {
 	})
 }
 
+func FuzzParseCommit(f *testing.F) {
+	for _, s := range []string{strings.Repeat("a", 40), strings.Repeat("A", 40), strings.Repeat("ſ", 20), "main", ""} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		c, err := fetcher.ParseCommit(s)
+		if c.IsZero() != (err != nil) {
+			t.Fatalf("%q reads as %s, %v", s, c, err)
+		}
+		if err == nil && (len(c.String()) != 40 || strings.Trim(c.String(), "0123456789abcdef") != "" || !strings.EqualFold(c.String(), s)) {
+			t.Errorf("%q reads as %s", s, c)
+		}
+	})
+}
+
 func FuzzParsePath(f *testing.F) {
 	for _, s := range []string{"a/b", "../a", "a/./b", ".git/x", "a\\..\\b", "ü", "a\x00b"} {
 		f.Add(s)
@@ -216,6 +232,9 @@ func FuzzParsePath(f *testing.F) {
 			if part == "" || part == "." || part == ".." || len(part) > 255 || strings.EqualFold(part, ".git") || strings.ContainsRune(part, 0) {
 				t.Errorf("%q was taken", s)
 			}
+		}
+		if shown := fmt.Sprint(p); strings.ContainsFunc(shown, func(r rune) bool { return !unicode.IsPrint(r) }) {
+			t.Errorf("%q is shown as %s", s, shown)
 		}
 		if strings.Count(s, "/") > 63 || len(s) > 3072 {
 			t.Errorf("%q was taken", s)
