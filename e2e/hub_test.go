@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"bytes"
-	"context"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,7 +11,6 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest"
 
-	"github.com/ballast-csi/ballast/agent/store"
 	"github.com/ballast-csi/ballast/agent/store/storetest"
 	"github.com/ballast-csi/ballast/e2e/hub"
 	"github.com/ballast-csi/ballast/fetcher"
@@ -68,27 +66,6 @@ func hubClient(t *testing.T, url string) *fetcherhub.Client {
 
 func quiet(t *testing.T) *zap.Logger { return zaptest.NewLogger(t, zaptest.Level(zap.InfoLevel)) }
 
-// sink brings what the engine fetches into a store, nothing else.
-type sink struct {
-	store *store.Store
-	repo  fetcher.Repo
-}
-
-func (s sink) Begin(_ context.Context, f fetcher.File) (fetcher.Ingest, error) {
-	if s.store.HasBlob(f.Digest) {
-		return nil, nil
-	}
-	return s.store.Ingest(store.Origin{Repo: s.repo}, f)
-}
-
-func (s sink) Commit(ctx context.Context, verified []fetcher.Ingest) error {
-	var ins []*store.Ingest
-	for _, in := range verified {
-		ins = append(ins, in.(*store.Ingest))
-	}
-	return s.store.Commit(ctx, ins)
-}
-
 // TestAHubOfOtherHandsIsFetchedIntoTheStore: hub client, engine and store, against
 // a server that knows nothing of any of them.
 func TestAHubOfOtherHandsIsFetchedIntoTheStore(t *testing.T) {
@@ -108,7 +85,7 @@ func TestAHubOfOtherHandsIsFetchedIntoTheStore(t *testing.T) {
 			var got int64
 			started := time.Now()
 			if err := engine.Fetch(t.Context(), fetcher.Job{
-				Source: client, Revision: m.Revision, Files: m.Files, Sink: sink{s, repo}, Progress: func(n int64) { got += n },
+				Source: client, Revision: m.Revision, Files: m.Files, Sink: storetest.Sink{Store: s, Repo: repo}, Progress: func(n int64) { got += n },
 			}); err != nil {
 				t.Fatal(err)
 			}

@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap/zaptest"
 
 	"github.com/ballast-csi/ballast/agent/store"
+	"github.com/ballast-csi/ballast/agent/store/storetest"
 	"github.com/ballast-csi/ballast/e2e/hub"
 	"github.com/ballast-csi/ballast/fetcher"
 	client "github.com/ballast-csi/ballast/fetcher/hub"
@@ -96,27 +97,6 @@ func upload(t *testing.T, h *hub.Hub, repo string, files map[string][]byte) fetc
 	return fetcher.Revision{Repo: repoOf(t, repo), Commit: must(fetcher.ParseCommit(commit))(t)}
 }
 
-// sink brings what the engine fetches into a store, nothing else.
-type sink struct {
-	store *store.Store
-	repo  fetcher.Repo
-}
-
-func (s sink) Begin(_ context.Context, f fetcher.File) (fetcher.Ingest, error) {
-	if s.store.HasBlob(f.Digest) {
-		return nil, nil
-	}
-	return s.store.Ingest(store.Origin{Repo: s.repo}, f)
-}
-
-func (s sink) Commit(ctx context.Context, verified []fetcher.Ingest) error {
-	var ins []*store.Ingest
-	for _, in := range verified {
-		ins = append(ins, in.(*store.Ingest))
-	}
-	return s.store.Commit(ctx, ins)
-}
-
 // fetch lists rev and brings all of it into s, as the agent does. A read that brings
 // nothing for stall is tried again; 0 is the engine's own.
 func fetch(t *testing.T, h *hub.Hub, s *store.Store, rev fetcher.Revision, stall time.Duration) error {
@@ -124,7 +104,7 @@ func fetch(t *testing.T, h *hub.Hub, s *store.Store, rev fetcher.Revision, stall
 	c := newClient(t, h)
 	m := must(c.Manifest(t.Context(), rev, fetcher.Secret{}))(t)
 	engine := must(fetcher.NewEngine(fetcher.EngineConfig{Stall: stall, Log: zaptest.NewLogger(t)}))(t)
-	return engine.Fetch(t.Context(), fetcher.Job{Source: c, Revision: rev, Files: m.Files, Sink: sink{s, rev.Repo}})
+	return engine.Fetch(t.Context(), fetcher.Job{Source: c, Revision: rev, Files: m.Files, Sink: storetest.Sink{Store: s, Repo: rev.Repo}})
 }
 
 // get reads url with token, and returns the answer with all of its body.

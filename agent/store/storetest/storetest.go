@@ -1,5 +1,6 @@
 // Package storetest owns helpers for tests that need a cache: one in a directory of
-// its own, whose invariants are checked at the end, and one with a Snapshot in it.
+// its own, whose invariants are checked at the end, one with a Snapshot in it, and the
+// way into one for what is fetched.
 package storetest
 
 import (
