@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -196,6 +197,9 @@ func useStore(s *store.Store, tb testing.TB, files map[string][]byte) error {
 		s.SetRef(originA, mainRef, store.RefRecord{Commit: commit1, ResolvedAt: at, Authority: "hub"})); err != nil {
 		return err
 	}
+	if err := replaceRepo(s, tb, at); err != nil {
+		return err
+	}
 	for _, layout := range []store.Layout{store.Snapshot, store.HubCache} {
 		k := store.ViewKey{Revision: m.Revision, Ref: mainRef, Layout: layout}
 		if err := s.AssembleView(tb.Context(), k, m); err != nil {
@@ -207,6 +211,29 @@ func useStore(s *store.Store, tb testing.TB, files map[string][]byte) error {
 			}
 		}
 		if err := s.Unpin(tb.Context(), volume(string(layout)+"goes")); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// replacing is repoB before and after a stranger registered its name anew.
+var replacing = []store.Origin{{Repo: repoB, ID: "before"}, {Repo: repoB, ID: "after"}}
+
+// replaceRepo has all that is known of a Repo, and then another of its name, of which it
+// is known that it is public. In between, nothing of the first counts.
+func replaceRepo(s *store.Store, tb testing.TB, at time.Time) error {
+	m := storetest.Manifest(tb, repoB, commit1, map[string][]byte{"README.md": []byte("# hello\n")}, isLFS)
+	for _, o := range replacing {
+		if err := s.Identify(repoB, o.ID); err != nil {
+			return err
+		}
+		rec, err := s.Repo(repoB)
+		if err == nil && (rec.ID != o.ID || !rec.PublicAt.IsZero() && !rec.PublicAt.Equal(at) || len(rec.Refs) > 1) {
+			err = fmt.Errorf("record of %s is %+v", o, rec)
+		}
+		if err := errors.Join(err, s.PutManifest(o, m), s.SetPublic(o, at),
+			s.SetRef(o, mainRef, store.RefRecord{Commit: commit1, ResolvedAt: at, Authority: "hub"})); err != nil {
 			return err
 		}
 	}
@@ -225,6 +252,15 @@ func used(s *store.Store, tb testing.TB, files map[string][]byte) error {
 	rec, err := s.Repo(repoA)
 	if err != nil || rec.Refs["main"].Commit != commit1 || rec.PublicAt.IsZero() {
 		errs = append(errs, fmt.Errorf("record of %s: %+v, %w", repoA, rec, err))
+	}
+	if rec, err := s.Repo(repoB); err != nil || rec.ID != "after" || rec.PublicAt.IsZero() || rec.Refs["main"].Commit != commit1 {
+		errs = append(errs, fmt.Errorf("record of %s: %+v, %w", repoB, rec, err))
+	}
+	if _, err := s.Manifest(replacing[0], commit1); !errors.Is(err, fs.ErrNotExist) {
+		errs = append(errs, fmt.Errorf("the manifest that was replaced: %w", err))
+	}
+	if _, err := s.Manifest(replacing[1], commit1); err != nil {
+		errs = append(errs, err)
 	}
 	for _, layout := range []store.Layout{store.Snapshot, store.HubCache} {
 		if _, ok := pinOf(s, volume(string(layout)+"stays")); !ok {

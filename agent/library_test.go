@@ -1,0 +1,63 @@
+package agent_test
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"testing"
+	"time"
+
+	"github.com/ballast-csi/ballast/agent"
+	"github.com/ballast-csi/ballast/fetcher"
+)
+
+func TestALibraryGivesWhatAcquireWould(t *testing.T) {
+	w := newWorld(t).start()
+	w.hub.AddToken("other")
+	files := small(1)
+	w.hub.AddRepo("org/private", files)
+	w.hub.SetPrivate("org/private", "owner")
+	repo := request("", "org/private").Repo
+	owner := agent.Caller{Token: fetcher.NewSecret("owner")}
+	m, err := w.Listing(t.Context(), owner, repo, ref("main"))
+	must(t, err)
+	config := m.Files[0]
+	if len(m.Files) != len(files) {
+		t.Errorf("%d files are listed, want %d", len(m.Files), len(files))
+	}
+	if _, err := w.OpenFile(t.Context(), owner, m.Revision, config); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a file that is not here: %v", err)
+	}
+	if n := w.contentRequests(); n != 0 {
+		t.Errorf("%d requests for content", n)
+	}
+	w.must(request("one", "org/private", token("owner")))
+	f, err := w.OpenFile(t.Context(), owner, m.Revision, config)
+	must(t, err)
+	must(t, f.Close())
+	refs, err := w.Refs(t.Context(), owner, repo)
+	if err != nil || len(refs) != 1 || refs["main"] != m.Revision.Commit {
+		t.Errorf("refs are %v, %v", refs, err)
+	}
+
+	for name, who := range map[string]agent.Caller{"nobody": {}, "another": {Token: fetcher.NewSecret("other")}} {
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		_, listing := w.Listing(ctx, who, repo, ref("main"))
+		_, commit := w.Listing(ctx, who, repo, m.Revision.Commit.Ref())
+		_, open := w.OpenFile(ctx, who, m.Revision, config)
+		_, refs := w.Refs(ctx, who, repo)
+		for what, err := range map[string]error{"listing": listing, "commit": commit, "open": open, "refs": refs} {
+			if !errors.Is(err, fetcher.ErrNotFound) {
+				t.Errorf("%s: %s: %v", name, what, err)
+			}
+		}
+	}
+	w.hub.Down(true)
+	if _, err := w.OpenFile(t.Context(), owner, m.Revision, config); err != nil {
+		t.Errorf("with a fresh proof, the Hub being away: %v", err)
+	}
+	if _, err := w.Listing(t.Context(), agent.Caller{}, repo, ref("main")); !fetcher.Unreachable(err) {
+		t.Errorf("nobody, the Hub being away: %v", err)
+	}
+}
