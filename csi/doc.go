@@ -15,5 +15,8 @@
 //   - What time can mend never ends a held call early; what a person must mend ends it
 //     at once. Stopping ends every wait at once.
 //   - A mount that is not the volume's own is never unmounted.
+//   - The agent may be broken into, and this process is root: what it answers is bounded
+//     before it is read and fit to print, its paths are mount's to distrust, and what it
+//     lists decides about its own pins alone.
 //   - A token lives for one call, in the message to the agent, and is in no text.
 package csi

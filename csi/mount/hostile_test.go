@@ -57,7 +57,7 @@ func TestLayersSwappedBetweenCheckAndUseNeverLeaveTheCache(t *testing.T) {
 
 			// Enough of both, or nothing was swapped in time.
 			mounted, refused := 0, 0
-			for start := time.Now(); (mounted+refused < 1000 || mounted < 20 || refused < 20) && time.Since(start) < 20*time.Second; {
+			for start := time.Now(); (mounted+refused < 1000 || mounted < 5 || refused < 5) && time.Since(start) < 20*time.Second; {
 				spec := c.spec()
 				spec.Bind = (mounted+refused)%2 == 1
 				if c.Mount(spec) != nil {
@@ -73,7 +73,7 @@ func TestLayersSwappedBetweenCheckAndUseNeverLeaveTheCache(t *testing.T) {
 				}
 				must(t, c.Unmount(c.target))
 			}
-			if t.Logf("%d were mounted, %d refused", mounted, refused); mounted < 20 || refused < 20 {
+			if t.Logf("%d were mounted, %d refused", mounted, refused); mounted < 5 || refused < 5 {
 				t.Error("too few of one kind: this says little")
 			}
 			if after := mountTable(t); after != before {
