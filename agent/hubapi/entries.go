@@ -101,16 +101,20 @@ func entries(m *fetcher.Manifest, dir string, recursive bool, after string) iter
 			if !strings.HasPrefix(path, prefix) {
 				return
 			}
+			if first, _, deep := strings.Cut(path[len(prefix):], "/"); deep && !recursive {
+				dir := prefix + first
+				if dir+"/" > last && !list(dirEntry(m.Revision, dir)) {
+					return
+				}
+				i = firstFrom(m, dir+"0") - 1 // "0" follows "/": past all that is in it
+				continue
+			}
 			for at := max(len(prefix), common(last, path)); at < len(path); at++ {
 				if path[at] == '/' && !list(dirEntry(m.Revision, path[:at])) {
 					return
-				} else if path[at] == '/' && !recursive {
-					break
 				}
 			}
-			if first, _, deep := strings.Cut(path[len(prefix):], "/"); deep && !recursive {
-				i = firstFrom(m, prefix+first+"0") - 1 // "0" follows "/": past all that is in it
-			} else if path > last && !list(fileEntry(m.Files[i])) {
+			if path > last && !list(fileEntry(m.Files[i])) {
 				return
 			}
 		}

@@ -67,6 +67,7 @@ func below(paths []string, dir string, recursive bool) []string {
 func FuzzEntries(f *testing.F) {
 	f.Add("a\nb/c\nb/d/e\nb.txt\nb0", "", true, "", uint8(1))
 	f.Add("a/b/c\na/b.c\na-b/c\na/b/c-d/e", "a", false, "a/b/", uint8(2))
+	f.Add("a/b/c\na0/b\nab\nb/c", "", false, "a/b", uint8(1))
 	f.Add("x/y/z/1\nx/y/2\nx/y!/3", "x/y", true, "x/y\xff", uint8(3))
 	f.Fuzz(func(t *testing.T, list, dir string, recursive bool, cursor string, limit uint8) {
 		paths := strings.Split(list, "\n")
@@ -84,7 +85,7 @@ func FuzzEntries(f *testing.F) {
 				}
 				got = append(got, e.place())
 			}
-			if page <= int(limit) {
+			if page <= int(limit) || len(got) > len(want) {
 				break
 			}
 			after = got[len(got)-1]
