@@ -1,140 +1,17 @@
 package csi
 
 import (
-	"context"
 	"fmt"
-	"net"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
-	"unicode"
 
-	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/encoding/protowire"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/ballast-csi/ballast/agent/agentpb"
-	"github.com/ballast-csi/ballast/agent/agentrpc"
-	"github.com/ballast-csi/ballast/csi/mount"
 )
-
-// Here the agent is broken into: it owns the cache directory and the directory of its
-// socket, has the right uid, and answers whatever it likes.
-
-// bytesOnly is a codec of messages that are bytes already, and need not be messages.
-type bytesOnly struct{}
-
-func (bytesOnly) Name() string { return "proto" }
-
-func (bytesOnly) Marshal(v any) ([]byte, error) { return *v.(*[]byte), nil }
-
-func (bytesOnly) Unmarshal(data []byte, v any) error {
-	*v.(*[]byte) = append([]byte(nil), data...)
-	return nil
-}
-
-// hostile is how the agent answers a call of method, whose request has been read.
-type hostile func(method string, stream grpc.ServerStream) error
-
-// broken makes a bench whose agent is hostile, over its socket.
-func broken(t *testing.T) (b *bench, behave func(hostile)) {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "agent")
-	must(t, err)
-	t.Cleanup(func() { must(t, os.RemoveAll(dir)) })
-	path := filepath.Join(dir, "s")
-	l, err := net.Listen("unix", path)
-	must(t, err)
-	behaviour := make(chan hostile, 1)
-	server := grpc.NewServer(grpc.ForceServerCodec(bytesOnly{}), grpc.UnknownServiceHandler(func(_ any, stream grpc.ServerStream) error {
-		now := <-behaviour
-		behaviour <- now
-		var request []byte
-		if err := stream.RecvMsg(&request); err != nil {
-			return err
-		}
-		method, _ := grpc.MethodFromServerStream(stream)
-		return now(filepath.Base(method), stream)
-	}))
-	served := make(chan error, 1)
-	go func() { served <- server.Serve(l) }()
-	conn, err := agentrpc.Dial(path, os.Getuid())
-	must(t, err)
-	b = newBench(t, func(c *Config) { c.Agent = agentpb.NewAgentClient(conn) })
-	t.Cleanup(func() {
-		conn.Close()
-		server.Stop()
-		must(t, <-served)
-	})
-	behaviour <- saying(ready())
-	return b, func(h hostile) {
-		<-behaviour
-		behaviour <- h
-	}
-}
-
-// sending answers Acquire with these bytes, and everything else as an honest agent would
-// that has no pin.
-func sending(answer []byte) hostile {
-	return func(method string, stream grpc.ServerStream) error {
-		if method != "Acquire" {
-			answer := []byte{}
-			return stream.SendMsg(&answer)
-		}
-		return stream.SendMsg(&answer)
-	}
-}
-
-func saying(m proto.Message) hostile {
-	bytes, err := proto.Marshal(m)
-	if err != nil {
-		panic(err)
-	}
-	return sending(bytes)
-}
-
-// field is a field of a message that holds these bytes.
-func field(number protowire.Number, content []byte) []byte {
-	return protowire.AppendBytes(protowire.AppendTag(nil, number, protowire.BytesType), content)
-}
-
-// A Ready whose view and empty are these bytes, as UTF-8 or not.
-func readyOf(view, empty string) []byte {
-	return field(1, append(field(1, []byte(view)), field(2, []byte(empty))...))
-}
-
-// state is what no answer may change: all that is mounted, and what is outside.
-func (b *bench) state(t *testing.T) string {
-	t.Helper()
-	mounts, err := os.ReadFile("/proc/self/mountinfo")
-	must(t, err)
-	all := []string{string(mounts)}
-	must(t, filepath.WalkDir(filepath.Join(b.dir, "kubelet"), func(path string, _ os.DirEntry, err error) error {
-		all = append(all, path)
-		return err
-	}))
-	return strings.Join(all, "\n")
-}
-
-// publishes makes one call, and checks that its error is fit to print.
-func (b *bench) publishes(t *testing.T, target string, deadline time.Duration) error {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), deadline)
-	defer cancel()
-	_, err := b.node.NodePublishVolume(ctx, publishRequest("vol", target))
-	text := status.Convert(err).Message()
-	bad := func(r rune) bool { return !unicode.IsPrint(r) && r != '\n' }
-	if len(text) > maxText+3 || strings.ContainsFunc(text, bad) || strings.Contains(text, testToken) {
-		t.Errorf("%d bytes: %.200q", len(text), text)
-	}
-	return err
-}
 
 func TestABrokenAgentsAnswersMountNothingAndChangeNothing(t *testing.T) {
 	huge := strings.Repeat("x", 1_000_000)
@@ -214,56 +91,6 @@ func TestABrokenAgentsAnswersMountNothingAndChangeNothing(t *testing.T) {
 	}
 }
 
-// again answers Acquire many times in one call.
-func again(times int) hostile {
-	return func(_ string, stream grpc.ServerStream) error {
-		answer := readyOf(testView, testEmpty)
-		for range times {
-			if err := stream.SendMsg(&answer); err != nil {
-				return err
-			}
-		}
-		return nil
-	}
-}
-
-func headers(text string) hostile {
-	return func(_ string, stream grpc.ServerStream) error {
-		stream.SetTrailer(metadata.Pairs("x", text))
-		return stream.SendHeader(metadata.Pairs("x", text))
-	}
-}
-
-// litter fills views with what an agent can make of it, and with what it cannot.
-func (b *bench) litter(t *testing.T) {
-	t.Helper()
-	at := func(name string) string {
-		path := filepath.Join(b.cfg.CacheDir, "views", name)
-		must(t, os.MkdirAll(path, 0o755))
-		return filepath.Join(path, "root")
-	}
-	must(t, os.Symlink("v1", filepath.Join(b.cfg.CacheDir, "views/link")))
-	must(t, os.Symlink("/etc", at("etc")))
-	must(t, unix.Mkfifo(at("fifo"), 0o666))
-	must(t, unix.Mknod(at("socket"), unix.S_IFSOCK|0o666, 0))
-	must(t, os.WriteFile(at("file"), nil, 0o666))
-	must(t, os.Mkdir(at("other"), 0o755))
-	must(t, os.WriteFile(filepath.Join(at("other"), "another tenant's"), nil, 0o444))
-	if err := unix.Mknod(at("device"), unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))); err != nil {
-		t.Logf("no device can be made here: %v", err)
-	}
-	for name, mount := range map[string]func(target string) error{
-		"tmpfs": func(target string) error { return unix.Mount("tmpfs", target, "tmpfs", 0, "") },
-		"bind":  func(target string) error { return unix.Mount("/etc", target, "", unix.MS_BIND|unix.MS_REC, "") },
-		"proc":  func(target string) error { return unix.Mount("/proc", target, "", unix.MS_BIND|unix.MS_REC, "") },
-	} {
-		target := at(name)
-		must(t, os.Mkdir(target, 0o755))
-		must(t, mount(target))
-		t.Cleanup(func() { must(t, unix.Unmount(target, unix.MNT_DETACH)) })
-	}
-}
-
 func TestABrokenAgentsAnswerIsBoundedBeforeItIsRead(t *testing.T) {
 	b, behave := broken(t)
 	behave(func(_ string, stream grpc.ServerStream) error {
@@ -316,84 +143,4 @@ func TestABrokenAgentThatNeverReleasesKeepsNoPodAlive(t *testing.T) {
 			}
 		})
 	}
-}
-
-// Reconciliation goes by what the agent lists. It removes nothing but pins, which are
-// the agent's.
-func TestABrokenAgentsPinsUnmountAndRemoveNothing(t *testing.T) {
-	b, behave := broken(t)
-	target, other := b.target(t, "pod-1"), b.target(t, "pod-2")
-	must(t, b.publishes(t, target, time.Minute))
-	must(t, os.Mkdir(other, 0o750)) // another driver's
-	must(t, unix.Mount("tmpfs", other, "tmpfs", 0, ""))
-	empty := filepath.Join(b.dir, "kubelet/pods/pod-3/volumes/kubernetes.io~csi/model/mount")
-	must(t, os.MkdirAll(empty, 0o750))
-	decoy := filepath.Join(b.cfg.CacheDir, "pods") // in what is the agent's own
-	must(t, os.Symlink(filepath.Join(b.dir, "kubelet/pods"), decoy))
-	pods := filepath.Join(b.dir, "kubelet/pods")
-	live := nameOf("vol", target)
-
-	targets := []string{
-		"", "/", ".", "..", "/etc", "/proc/self/fd/0", "etc", pods, filepath.Dir(pods), target, target + "/", target + "/..", target + "/sub",
-		other, filepath.Dir(other), empty, "\x1b[2J", strings.Repeat("/x", 2_000), strings.Repeat("../", 1_000),
-		decoy + "/pod-1/volumes/kubernetes.io~csi/model/mount", decoy + "/gone/volumes/kubernetes.io~csi/model/mount",
-		pods + "/gone/volumes/kubernetes.io~csi/model/mount", pods + "/../pods/gone/volumes/kubernetes.io~csi/../kubernetes.io~csi/m/mount",
-		pods + "/pod-2/volumes/kubernetes.io~csi/model/mount/pods/1/volumes/kubernetes.io~csi/m/mount",
-	}
-	pins := &agentpb.PinsResponse{Unreadable: []string{live, "", "../../etc", strings.Repeat("f", 64), strings.Repeat("F", 64), strings.Repeat("0", 63) + "\n", strings.Repeat("0", 2_000)}}
-	for _, target := range targets {
-		for _, id := range []string{"vol", "", "x", "../..", "\x1b[31m"} {
-			pins.Volumes = append(pins.Volumes, &agentpb.Volume{Id: id, TargetPath: target})
-		}
-	}
-	many := &agentpb.PinsResponse{Volumes: make([]*agentpb.Volume, 60_000), Unreadable: make([]string, 60_000)}
-	for i := range many.Volumes {
-		many.Volumes[i] = &agentpb.Volume{}
-	}
-	long := &agentpb.PinsResponse{}
-	for i := range 1_500 {
-		long.Volumes = append(long.Volumes, &agentpb.Volume{Id: "v", TargetPath: fmt.Sprintf("%s/gone-%d/volumes/kubernetes.io~csi/m/mount", pods, i)})
-		long.Unreadable = append(long.Unreadable, fmt.Sprintf("%064x", i))
-	}
-	million := &agentpb.PinsResponse{Unreadable: make([]string, 1_000_000)}
-
-	before := b.state(t)
-	for name, list := range map[string]*agentpb.PinsResponse{
-		"odd ones": pins, "none, though one is mounted": {}, "120,000 empty ones": many, "3,000": long, "a million": million,
-	} {
-		for what, releases := range map[string]error{"released": nil, "not released": status.Error(codes.Internal, "\x1b no")} {
-			listed, err := proto.Marshal(list)
-			must(t, err)
-			b.logs.TakeAll()
-			released := 0
-			behave(func(method string, stream grpc.ServerStream) error {
-				if method == "Pins" {
-					return stream.SendMsg(&listed)
-				}
-				released++ // one call at a time
-				answer := []byte{}
-				if releases != nil {
-					return releases
-				}
-				return stream.SendMsg(&answer)
-			})
-			start := time.Now()
-			err = b.node.reconcile(t.Context())
-			t.Logf("%s, %s: %d calls of Release, %d log entries, %s: %.200v", name, what, released, b.logs.Len(), time.Since(start).Round(time.Millisecond), err)
-			if after := b.state(t); after != before {
-				t.Fatalf("%s: changed:\n%s\nit was\n%s", name, after, before)
-			}
-			if releases != nil && released > 10 {
-				t.Errorf("%s: an agent that releases nothing was asked %d times", name, released)
-			}
-			if n := b.logs.Len(); n > released+maxUnreadable+10 {
-				t.Errorf("%s: %d log entries", name, n)
-			}
-		}
-	}
-	if info, found := b.mounted(t, target); !found || info.Source != mount.Source("vol", target) {
-		t.Errorf("the volume: %+v", info)
-	}
-	behave(saying(ready()))
-	must(t, b.publishes(t, b.target(t, "pod-4"), time.Minute))
 }
