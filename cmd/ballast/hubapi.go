@@ -21,9 +21,15 @@ import (
 )
 
 // hubAPIFlags say where this node's pods find the Hub's HTTP API over the cache.
-type hubAPIFlags struct{ address, cert, key string }
+type hubAPIFlags struct {
+	address, cert, key string
+	// settle is how long a pod's containers may run before the watch shows its address:
+	// the kubelet reports that a second or two after it has started them.
+	settle time.Duration
+}
 
 func (f *hubAPIFlags) register(cmd *cobra.Command) {
+	f.settle = 3 * time.Second
 	flags := cmd.Flags()
 	flags.StringVar(&f.address, "hub-address", "", "address to serve the Hub's HTTP API on, for the pods of this node (their HF_ENDPOINT); empty: it is not served. "+
 		"Needs --kube: a pod is known by its address, so that must reach this port as it is: by hostPort (portmap keeps it for the node's own pods), "+
@@ -42,6 +48,18 @@ type hubAPI struct {
 // admission says whether an address is a pod's of this node, and of which namespace.
 type admission func(netip.Addr) (namespace string, ok bool)
 
+// within is admit, which is asked for so long before it is believed that an address is
+// nobody's.
+func (admit admission) within(settle time.Duration) admission {
+	return func(from netip.Addr) (namespace string, ok bool) {
+		for end := time.Now().Add(settle); ; time.Sleep(100 * time.Millisecond) {
+			if namespace, ok = admit(from); ok || !time.Now().Before(end) {
+				return namespace, ok
+			}
+		}
+	}
+}
+
 // open listens, if there is an address to listen on; else it is nil. So is admit without
 // --kube.
 func (f hubAPIFlags) open(lib hubapi.Library, admit admission, log *zap.Logger) (*hubAPI, error) {
@@ -55,7 +73,7 @@ func (f hubAPIFlags) open(lib hubapi.Library, admit admission, log *zap.Logger) 
 	case (f.cert == "") != (f.key == ""):
 		return nil, usageError{errors.New("--hub-tls-cert and --hub-tls-key: give both, or none for plain HTTP")}
 	}
-	api, err := hubapi.New(hubapi.Config{Library: lib, Admit: admit, Log: log})
+	api, err := hubapi.New(hubapi.Config{Library: lib, Admit: admit.within(f.settle), Log: log})
 	if err != nil {
 		return nil, err
 	}

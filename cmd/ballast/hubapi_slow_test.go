@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -137,4 +138,20 @@ func TestWhoIsSlowHoldsItsConnectionAndNotForLong(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestAPodThatHasJustStartedIsWaitedFor: its address is known a moment later.
+func TestAPodThatHasJustStartedIsWaitedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		shown := time.Now().Add(2 * time.Second)
+		admit := admission(func(netip.Addr) (string, bool) { return "team-a", !time.Now().Before(shown) }).within(3 * time.Second)
+		if namespace, ok := admit(netip.Addr{}); !ok || namespace != "team-a" || time.Since(shown) > 100*time.Millisecond {
+			t.Errorf("%q, %v, %s after its address is known", namespace, ok, time.Since(shown))
+		}
+		shown = time.Now().Add(time.Hour)
+		began := time.Now()
+		if _, ok := admit(netip.Addr{}); ok || time.Since(began) != 3*time.Second {
+			t.Errorf("a stranger: %v after %s", ok, time.Since(began))
+		}
+	})
 }
