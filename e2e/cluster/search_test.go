@@ -6,15 +6,19 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
 )
 
+// planted is what these tests look for: the run's own search must not find it.
+const planted = "BallastPlanted"
+
 // TestSearchFindsATokenInAnyForm: else it would say little that none was found.
 func TestSearchFindsATokenInAnyForm(t *testing.T) {
-	token := []byte((*world)(nil).token("planted"))
+	token := []byte("hf_" + planted + "0123456789")
 	for name, text := range map[string]string{
 		"itself":      string(token),
 		"JSON":        fmt.Sprintf(`{"token": %q}`, token),
@@ -26,7 +30,7 @@ func TestSearchFindsATokenInAnyForm(t *testing.T) {
 		"DIGITS":      fmt.Sprintf("%X", token),
 	} {
 		for _, before := range []int{0, 1<<20 - 30, 1<<20 - 5, 3 << 20} { // of a file that is read in parts
-			dir, s := t.TempDir(), newSearch("")
+			dir, s := t.TempDir(), newSearch(planted, "")
 			below := filepath.Join(dir, "a", "b")
 			if err := errors.Join(os.MkdirAll(below, 0o755), os.WriteFile(filepath.Join(below, "f"), append(make([]byte, before), text...), 0o600)); err != nil {
 				t.Fatal(err)
@@ -41,20 +45,25 @@ func TestSearchFindsATokenInAnyForm(t *testing.T) {
 // TestSearchFindsATokenWhereverItIs: a name, a link, a log of a pod that is gone, an
 // event, an argument and an environment.
 func TestSearchFindsATokenWhereverItIs(t *testing.T) {
-	token := (*world)(nil).token("planted")
+	const token = "hf_" + planted + "0123456789"
 	dir := t.TempDir()
 	named, linked, said := filepath.Join(dir, "named"), filepath.Join(dir, "linked"), filepath.Join(dir, "pods", "ballast_x_y", "agent")
 	if err := errors.Join(os.MkdirAll(filepath.Join(named, token), 0o755), os.Mkdir(linked, 0o755), os.Symlink(token, filepath.Join(linked, "l")),
 		os.MkdirAll(said, 0o755), os.WriteFile(filepath.Join(said, "0.log"), []byte(token), 0o600), os.Mkdir(filepath.Join(dir, "kept"), 0o755)); err != nil {
 		t.Fatal(err)
 	}
-	process, err := os.StartProcess("/proc/self/exe", []string{"planted", "-test.run=" + token, "-test.list=nothing"}, &os.ProcAttr{Env: []string{"HF_TOKEN=" + token}, Files: []*os.File{nil, nil, nil}})
+	process := exec.CommandContext(t.Context(), "sh", "-c", "read ended", token) // until its input ends
+	process.Env = []string{"HF_TOKEN=" + token}
+	input, err := process.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
+	if err := process.Start(); err != nil {
+		t.Fatal(err)
+	}
 	defer func() {
-		_ = process.Kill()
-		_, _ = process.Wait()
+		input.Close()
+		_ = process.Wait() // read found no line
 	}()
 	for name, look := range map[string]func(*search) error{
 		"name": func(s *search) error { return s.tree("files", named) },
@@ -72,8 +81,12 @@ func TestSearchFindsATokenWhereverItIs(t *testing.T) {
 		},
 		"process": func(s *search) error { s.processes(); return nil },
 	} {
-		s := newSearch(filepath.Join(dir, "kept"))
-		if err := look(s); err != nil || len(s.found) == 0 {
+		s := newSearch(planted, filepath.Join(dir, "kept"))
+		want := 1
+		if name == "process" {
+			want = 2 // its arguments, and its environment
+		}
+		if err := look(s); err != nil || len(s.found) < want {
 			t.Errorf("%s: found %v (%v)", name, s.found, err)
 		}
 	}

@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"testing"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -78,24 +79,49 @@ func askAs(uid uint32, path string, hello []byte) (answer []byte, err error) {
 		return nil, err
 	}
 	defer unix.Close(dir)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		runtime.LockOSThread() // which ends with this goroutine, and with it its user
-		for _, become := range []struct{ call, a, b, c uintptr }{
-			{unix.SYS_SETGROUPS, 0, 0, 0},
-			{unix.SYS_SETRESGID, uintptr(uid), uintptr(uid), uintptr(uid)},
-			{unix.SYS_SETRESUID, uintptr(uid), uintptr(uid), uintptr(uid)},
-		} { // the thread alone: the functions of package syscall change all
-			if _, _, errno := unix.RawSyscall(become.call, become.a, become.b, become.c); errno != 0 {
-				err = errno
-				return
+	err = asUser(uid, func() error {
+		answer, err = ask(fmt.Sprintf("/proc/thread-self/fd/%d/%s", dir, filepath.Base(path)), hello)
+		return err
+	})
+	return answer, err
+}
+
+// asUser has do run with the rights of uid, and of no group but its own. The functions of
+// package syscall would change all threads.
+func asUser(uid uint32, do func() error) error {
+	groups, err := unix.Getgroups()
+	if err != nil {
+		return err
+	}
+	raw := make([]uint32, len(groups)+1) // never empty
+	for i, g := range groups {
+		raw[i] = uint32(g)
+	}
+	const keep = ^uintptr(0)
+	become := func(uid uint32, groups int) error {
+		steps := [][4]uintptr{
+			{unix.SYS_SETRESUID, keep, 0, keep}, // who may do the rest
+			{unix.SYS_SETGROUPS, uintptr(groups), uintptr(unsafe.Pointer(&raw[0])), 0},
+			{unix.SYS_SETRESGID, keep, uintptr(uid), keep},
+			{unix.SYS_SETRESUID, keep, uintptr(uid), keep},
+		}
+		for _, s := range steps {
+			if _, _, errno := unix.RawSyscall(s[0], s[1], s[2], s[3]); errno != 0 {
+				return errno
 			}
 		}
-		answer, err = ask(fmt.Sprintf("/proc/thread-self/fd/%d/%s", dir, filepath.Base(path)), hello)
-	}()
-	<-done
-	return answer, err
+		return nil
+	}
+	runtime.LockOSThread()
+	if err := become(uid, 0); err != nil {
+		return err
+	}
+	err = do()
+	if back := become(0, len(groups)); back != nil {
+		return back // and the thread is nobody else's
+	}
+	runtime.UnlockOSThread()
+	return err
 }
 
 // ask sends hello to the unix socket at path and returns the first bytes of the answer.

@@ -41,13 +41,14 @@ const canary = "BallastCanary"
 // token is one that nobody else has, of an account named for a person to read.
 func (w *world) token(account string) string { return "hf_" + canary + account + rand.Text() }
 
-// forms are what a token may look like: itself, and within what was encoded in base64,
-// at any offset, or as hexadecimal digits.
-func forms() [][]byte {
-	all := [][]byte{[]byte(canary), []byte(hex.EncodeToString([]byte(canary))), bytes.ToUpper([]byte(hex.EncodeToString([]byte(canary))))}
+// forms are what text may look like: itself, and within what was encoded in base64, at
+// any offset, or as hexadecimal digits.
+func forms(of string) [][]byte {
+	digits := []byte(hex.EncodeToString([]byte(of)))
+	all := [][]byte{[]byte(of), digits, bytes.ToUpper(digits)}
 	for offset := range 3 {
-		text := append(make([]byte, offset), canary...)
-		first, last := (8*offset+5)/6, 8*len(text)/6 // of the characters that are the canary's alone
+		text := append(make([]byte, offset), of...)
+		first, last := (8*offset+5)/6, 8*len(text)/6 // of the characters that are its alone
 		for _, e := range []*base64.Encoding{base64.StdEncoding, base64.URLEncoding} {
 			all = append(all, []byte(e.EncodeToString(text))[first:last])
 		}
@@ -55,7 +56,7 @@ func forms() [][]byte {
 	return all
 }
 
-// search looks for tokens, and keeps what it found.
+// search looks for what has one text in it, and keeps what it found.
 type search struct {
 	forms [][]byte
 	logs  string // directory of what Ballast's containers said that are gone
@@ -65,8 +66,8 @@ type search struct {
 	looked map[string]int64 // bytes, by what they were of
 }
 
-func newSearch(logs string) *search {
-	return &search{forms: forms(), logs: logs, found: map[string]bool{}, looked: map[string]int64{}}
+func newSearch(token, logs string) *search {
+	return &search{forms: forms(token), logs: logs, found: map[string]bool{}, looked: map[string]int64{}}
 }
 
 // look searches content, which is of some kind and somewhere.

@@ -87,7 +87,7 @@ func start() (*world, error) {
 		return w, err
 	}
 	if w.machine != nil {
-		w.search = newSearch(filepath.Join(w.dir, "disk", "said"))
+		w.search = newSearch(canary, filepath.Join(w.dir, "disk", "said"))
 		if err := errors.Join(os.Mkdir(w.search.logs, 0o755), w.search.watch(w)); err != nil {
 			return w, err
 		}
