@@ -5,7 +5,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 FUZZTIME ?= 3s
 GO_FILES = $(shell git ls-files --cached --others --exclude-standard '*.go')
 
-.PHONY: build demo test test-long fuzz e2e-hub e2e e2e-node e2e-scenarios e2e-pod-image lint fmt-check vet staticcheck vulncheck vulndb verify image generate
+.PHONY: build demo test test-long fuzz e2e-hub e2e e2e-node e2e-scenarios e2e-pod-image lint fmt-check vet staticcheck vulncheck vulndb verify image reproducible generate
 
 build:
 	go build -trimpath -buildvcs=false -ldflags "-X main.version=$(VERSION)" -o build/ballast ./cmd/ballast
@@ -72,6 +72,10 @@ image:
 	mkdir -p build/tools
 	cd e2e && go build -buildvcs=false -o ../build/tools/image ./image
 	build/tools/image -module . -out build -version '$(VERSION)' $(if $(PUSH),-push '$(PUSH)')
+
+# The image is the same bytes wherever it is built.
+reproducible:
+	VERSION='$(VERSION)' .ci/reproducible
 
 lint: fmt-check vet staticcheck
 
