@@ -21,6 +21,7 @@ test: need-cc
 
 # What is too long for every edit.
 test-long: need-cc
+	go test -count=1 -timeout 20m -run 'Hostile|Fleet' ./agent -long
 	@$(MAKE) --no-print-directory fuzz FUZZTIME=20s
 
 # Every fuzz target for FUZZTIME each. What makes one fail is left in its package's
