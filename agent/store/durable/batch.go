@@ -1,6 +1,7 @@
 package durable
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -60,7 +61,7 @@ func (b *Batch) Dir(path string) {
 // error wraps a *SyncError for each (SyncErrors lists them); after any other error,
 // any of the renames may or may not be durable.
 func (b *Batch) Commit() error {
-	err := each(b.files, func(f *os.File) error {
+	err := each(context.Background(), b.files, func(f *os.File) error {
 		if err := b.disk.ops.Sync(f); err != nil {
 			return &SyncError{f, err}
 		}
@@ -74,7 +75,7 @@ func (b *Batch) Commit() error {
 			return err
 		}
 	}
-	return each(b.dirs, b.disk.syncDir)
+	return each(context.Background(), b.dirs, b.disk.syncDir)
 }
 
 // SyncErrors returns every *SyncError that Commit's error holds.
@@ -93,12 +94,16 @@ func SyncErrors(err error) []*SyncError {
 	return nil
 }
 
-// each calls do for every item, at most syncsAtOnce at a time, and joins the errors.
-func each[T any](items []T, do func(T) error) error {
-	errs := make([]error, len(items))
+// each calls do for every item, at most syncsAtOnce at a time, and joins the errors. When
+// ctx ends it begins no more and says so.
+func each[T any](ctx context.Context, items []T, do func(T) error) error {
+	errs := make([]error, len(items)+1)
 	var g errgroup.Group
 	g.SetLimit(syncsAtOnce)
 	for i, item := range items {
+		if errs[len(items)] = ctx.Err(); errs[len(items)] != nil {
+			break
+		}
 		g.Go(func() error {
 			errs[i] = do(item)
 			return nil

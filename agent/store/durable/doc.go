@@ -1,5 +1,5 @@
 // Package durable owns the few ways in which Ballast makes a change to a directory
-// survive a power cut. It is the only caller of os.Rename, os.Link and Sync.
+// survive a power cut. It is the only caller of os.Rename, os.Link, Sync and syncfs.
 //
 // It must never know what the files mean.
 //
@@ -12,6 +12,7 @@
 //	MkdirAll   for each missing level, from the top: mkdir, chmod, fsync parent
 //	Batch      fsync every file (16 at a time); rename all, in order; fsync every directory
 //	           concerned once (16 at a time)
+//	Tree       open root; later fsync every directory (16 at a time) or, above 2,000, one syncfs
 //
 // Invariants:
 //   - No name before its data: a rename runs only after the fsync of what it names

@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // Ops are the operations whose order and failures durability rests on. OS is the
@@ -18,6 +20,8 @@ type Ops interface {
 	Rename(oldpath, newpath string) error
 	// Link gives the file oldpath a second name.
 	Link(oldpath, newpath string) error
+	// SyncFS makes everything durable that is in the file system of f.
+	SyncFS(f *os.File) error
 }
 
 // OS does what the operating system does.
@@ -31,6 +35,11 @@ func (OS) Rename(oldpath, newpath string) error { return os.Rename(oldpath, newp
 
 // Link is link(2).
 func (OS) Link(oldpath, newpath string) error { return os.Link(oldpath, newpath) }
+
+// SyncFS is syncfs(2).
+func (OS) SyncFS(f *os.File) error {
+	return os.NewSyscallError("syncfs", unix.Syncfs(int(f.Fd())))
+}
 
 // Disk makes changes durable by way of its Ops. It is safe for concurrent use.
 type Disk struct{ ops Ops }
@@ -143,8 +152,11 @@ func (d Disk) MkdirAll(path string, perm fs.FileMode) error {
 }
 
 // Link gives oldpath a second name. It is not durable before newpath's directory has
-// been in a Batch.
+// been in a Batch or a Tree.
 func (d Disk) Link(oldpath, newpath string) error { return d.ops.Link(oldpath, newpath) }
+
+// Sync makes the content of the file f durable, not its name. After an error it is lost.
+func (d Disk) Sync(f *os.File) error { return d.ops.Sync(f) }
 
 func (d Disk) syncDir(path string) error {
 	dir, err := os.Open(path)

@@ -8,7 +8,7 @@ import (
 	"github.com/ballast-csi/ballast/agent/store/durable"
 )
 
-// Op names one of durable's three operations.
+// Op names one of durable's four operations.
 type Op string
 
 // The operations.
@@ -16,6 +16,7 @@ const (
 	Sync   Op = "sync"
 	Rename Op = "rename"
 	Link   Op = "link"
+	SyncFS Op = "syncfs"
 )
 
 // Ops asks Fault before each operation, with the path it makes (the new one of two).
@@ -57,4 +58,9 @@ func (o Ops) Rename(oldpath, newpath string) error {
 // Link implements durable.Ops.
 func (o Ops) Link(oldpath, newpath string) error {
 	return o.do(Link, newpath, func() error { return durable.OS{}.Link(oldpath, newpath) })
+}
+
+// SyncFS implements durable.Ops.
+func (o Ops) SyncFS(f *os.File) error {
+	return o.do(SyncFS, f.Name(), func() error { return durable.OS{}.SyncFS(f) })
 }
