@@ -18,6 +18,9 @@ const (
 // caller answers. It is visible whole or not at all, and durable when AssembleView returns. If a Blob is not
 // here, the error names the file and matches fs.ErrNotExist. A View that exists is
 // left as it is.
+//
+// It ends with ctx. What it has begun is then stopped and removed without the caller, which
+// takes as long as the disk does; until then another call for the same View waits.
 func (s *Store) AssembleView(ctx context.Context, k ViewKey, m *fetcher.Manifest) error {
 	if err := k.check(); err != nil {
 		return err
@@ -31,8 +34,7 @@ func (s *Store) AssembleView(ctx context.Context, k ViewKey, m *fetcher.Manifest
 	v := k.view()
 	exists, err := s.claimView(ctx, v.ID)
 	if err == nil && !exists {
-		defer s.unclaimView(v.ID)
-		err = s.assemble(ctx, v, newViewRecord(k, m))
+		err = s.assembleApart(ctx, v, newViewRecord(k, m))
 	}
 	if err != nil {
 		return fmt.Errorf("view of %s: %w", k.Revision, s.explain(err))
@@ -47,10 +49,29 @@ func (s *Store) hasView(id string) bool {
 	return ok
 }
 
+// assembleApart is assemble, and unclaims v, in a goroutine that Close waits for.
+func (s *Store) assembleApart(ctx context.Context, v View, rec viewRecord) error {
+	ended := make(chan error, 1)
+	s.assemblies.Go(func() {
+		err := s.assemble(ctx, v, rec)
+		s.unclaimView(v.ID)
+		ended <- err
+	})
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 // claimView waits until nobody else makes the View id, and reports whether it exists. If
 // not, it is the caller's to make until unclaimView.
 func (s *Store) claimView(ctx context.Context, id string) (exists bool, err error) {
 	for {
+		if err := ctx.Err(); err != nil {
+			return false, err
+		}
 		exists, other, err := s.tryClaimView(id)
 		if other == nil {
 			return exists, err

@@ -3,9 +3,12 @@ package store_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/ballast-csi/ballast/agent/store"
 	"github.com/ballast-csi/ballast/agent/store/durable/durabletest"
@@ -131,4 +134,122 @@ func TestAViewIsAssembledOnceByManyAndAgainIfTheFirstFails(t *testing.T) {
 			t.Errorf("PinView says %v, %v", ok, err)
 		}
 	}
+}
+
+// Whoever waits for a View waits no longer than he said, whatever the disk does; what was
+// begun for him ends without him, and is gone before anybody begins again.
+func TestAssembleViewEndsWithItsContextWhileTheDiskDoesNot(t *testing.T) {
+	wide := map[string][]byte{}
+	for i := range 2100 {
+		wide[fmt.Sprintf("%d/f", i)] = nil
+	}
+	for _, at := range []durabletest.Op{durabletest.Link, durabletest.Sync, durabletest.SyncFS} {
+		s, d, m := openSlow(t)
+		if at == durabletest.SyncFS {
+			m = storetest.Fill(t, s, repoA, commit2, wide, nil)
+		}
+		k := store.ViewKey{Revision: m.Revision, Layout: store.Snapshot}
+		d.arm(at, false)
+		ctx, cancel := context.WithCancel(t.Context())
+		first := make(chan error)
+		go func() { first <- s.AssembleView(ctx, k, m) }()
+		<-d.started
+		cancel()
+		if err := <-first; !errors.Is(err, context.Canceled) { // or never
+			t.Errorf("%s: who gave up is told %v", at, err)
+		}
+		second := make(chan error, 1)
+		go func() { second <- s.AssembleView(t.Context(), k, m) }()
+		if _, ok, err := s.PinView(t.Context(), k, volume("1")); ok || err != nil {
+			t.Errorf("%s: PinView says %v, %v", at, ok, err)
+		}
+		close(d.goOn)
+		if err := <-second; err != nil {
+			t.Errorf("%s: who comes next is told %v", at, err)
+		}
+		if d.links > 2*len(m.Files) {
+			t.Errorf("%s: %d links were made of %d files", at, d.links, len(m.Files))
+		}
+		s.Close()
+		mustCheck(t, s.Dir())
+	}
+}
+
+// Close waits for what nobody waits for any more, and nothing of it is left.
+func TestCloseWaitsForAnAssemblyThatWasGivenUp(t *testing.T) {
+	s, d, m := openSlow(t)
+	d.arm(durabletest.Link, false)
+	ctx, cancel := context.WithCancel(t.Context())
+	first := make(chan error)
+	go func() { first <- s.AssembleView(ctx, store.ViewKey{Revision: m.Revision, Layout: store.Snapshot}, m) }()
+	<-d.started
+	cancel()
+	<-first
+	closed := make(chan error)
+	go func() { closed <- s.Close() }()
+	select {
+	case <-closed:
+		close(d.goOn)
+		t.Fatal("Close did not wait")
+	case <-time.After(50 * time.Millisecond):
+	}
+	close(d.goOn)
+	if err := <-closed; err != nil {
+		t.Error(err)
+	}
+	if left, _ := filepath.Glob(s.Dir() + "/views/*"); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
+// A View of very many directories has its name only after the one sync of them all, and
+// none when that fails.
+func TestAGreatViewHasItsNameAfterItsFileSystemIsSynced(t *testing.T) {
+	files := map[string][]byte{}
+	for i := range 2100 {
+		files[fmt.Sprintf("%d/f", i)] = nil
+	}
+	var mu sync.Mutex
+	var did []string
+	var fail error
+	apply := true
+	s, err := store.OpenWith(store.Config{Dir: quickDir(t)}, durabletest.Ops{
+		Fault: func(op durabletest.Op, _ string) (bool, error) {
+			if op == durabletest.SyncFS {
+				return apply, fail
+			}
+			return true, nil
+		},
+		After: func(op durabletest.Op, path string) {
+			mu.Lock()
+			defer mu.Unlock()
+			if len(did) == 0 || did[len(did)-1] != string(op) {
+				did = append(did, string(op))
+			}
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	m := storetest.Fill(t, s, repoA, commit1, files, nil)
+	k := store.ViewKey{Revision: m.Revision, Layout: store.Snapshot}
+	for _, apply = range []bool{false, true} {
+		fail = errInjected
+		if err := s.AssembleView(t.Context(), k, m); !errors.Is(err, errInjected) {
+			t.Errorf("applied %v: AssembleView says %v", apply, err)
+		}
+		if left, _ := filepath.Glob(s.Dir() + "/views/*"); len(left) > 0 {
+			t.Errorf("applied %v: left behind: %v", apply, left)
+		}
+	}
+	fail, did = nil, nil
+	if err := s.AssembleView(t.Context(), k, m); err != nil {
+		t.Fatal(err)
+	}
+	// RemoveAll of what is not there; links, all of it; view.json; the View.
+	if got, want := strings.Join(did, " "), "sync link syncfs sync rename sync rename sync"; got != want {
+		t.Errorf("did  %s\nwant %s", got, want)
+	}
+	mustCheck(t, s.Dir())
 }

@@ -128,6 +128,12 @@ func TestCheckStoreFindsEveryPlantedViolation(t *testing.T) {
 		}, "not a link"},
 		{"copy with a flipped bit", flat.Path + "/copied.bin", flipAt(1), "a copy that hashes"},
 		{"copy cut short", flat.Path + "/copied.bin", func(p string) error { return os.Truncate(p, 1) }, "a copy of 1 bytes"},
+		{"link that is called a copy", flat.Path + "/copied.bin", func(p string) error {
+			return errors.Join(os.Remove(p), os.Link(filepath.Join(filepath.Dir(p), "../../../blobs", blob["copied.bin"]), p))
+		}, "called a copy, and is a link"},
+		{"link to the copy of another", flat.Path + "/README.md", func(p string) error {
+			return errors.Join(os.Remove(p), os.Link(filepath.Join(filepath.Dir(p), "copied.bin"), p))
+		}, "not a link"},
 		{"symlink for a file", flat.Path + "/README.md", symlink("empty"), "not a plain file"},
 		{"symlink for a directory", folder + "/blobs", symlink("snapshots"), "not a directory"},
 		{"symlink too many", snapshot + "/more", symlink("README.md"), "does not belong"},

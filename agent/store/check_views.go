@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/ballast-csi/ballast/fetcher"
 )
@@ -74,6 +75,7 @@ func (c *checker) checkViewTree(path string, rec viewRecord) {
 		return
 	}
 	root := filepath.Join(path, rootDir)
+	copied := c.checkCopies(root, list, rec.Copied)
 	want := map[string]entry{root: {dir: true}}
 	for _, e := range list {
 		want[filepath.Join(root, e.path)] = e
@@ -92,7 +94,7 @@ func (c *checker) checkViewTree(path string, rec viewRecord) {
 			c.wrong(path, "does not belong in this view")
 			return nil
 		}
-		c.checkViewEntry(path, info, w, rec)
+		c.checkViewEntry(path, info, w, copied)
 		return nil
 	})
 	c.failed(root, err)
@@ -101,7 +103,7 @@ func (c *checker) checkViewTree(path string, rec viewRecord) {
 	}
 }
 
-func (c *checker) checkViewEntry(path string, info fs.FileInfo, want entry, rec viewRecord) {
+func (c *checker) checkViewEntry(path string, info fs.FileInfo, want entry, copied map[inode]fetcher.Digest) {
 	switch {
 	case want.dir:
 		if !info.IsDir() || info.Mode().Perm() != sharedDir {
@@ -113,15 +115,45 @@ func (c *checker) checkViewEntry(path string, info fs.FileInfo, want entry, rec 
 		if got, err := os.ReadFile(path); !c.failed(path, err) && string(got) != want.content {
 			c.wrong(path, "holds %q, not %q", got, want.content)
 		}
-	case slices.Contains(rec.Copied, want.file.Path.String()):
-		if info.Size() != want.file.Size {
-			c.wrong(path, "a copy of %d bytes, not %d", info.Size(), want.file.Size)
-		} else {
-			c.checkCopy(path, *want.file)
-		}
+	case copied[inodeOf(info)] == want.file.Digest: // whatever it is: a copy's bytes were hashed
 	case !os.SameFile(info, c.blobs[want.file.Digest]):
-		c.wrong(path, "not a link to blob %s", want.file.Digest)
+		c.wrong(path, "not a link to blob %s, nor to a copy of it", want.file.Digest)
 	}
+}
+
+// inode is a file, whatever its names.
+type inode struct{ dev, ino uint64 }
+
+func inodeOf(info fs.FileInfo) inode {
+	st := info.Sys().(*syscall.Stat_t)
+	return inode{st.Dev, st.Ino}
+}
+
+// checkCopies: each file that is called a copy is one, of a whole Blob, and is counted once.
+// It returns them.
+func (c *checker) checkCopies(root string, list []entry, paths []string) map[inode]fetcher.Digest {
+	called, copied := map[string]bool{}, map[inode]fetcher.Digest{}
+	for _, path := range paths {
+		called[path] = true
+	}
+	for _, e := range list {
+		if e.file == nil || !called[e.file.Path.String()] {
+			continue
+		}
+		path := filepath.Join(root, e.path)
+		info, err := os.Lstat(path)
+		switch {
+		case c.failed(path, err):
+		case info.Size() != e.file.Size:
+			c.wrong(path, "a copy of %d bytes, not %d", info.Size(), e.file.Size)
+		case !copied[inodeOf(info)].IsZero() || os.SameFile(info, c.blobs[e.file.Digest]):
+			c.wrong(path, "called a copy, and is a link")
+		default:
+			c.checkCopy(path, *e.file)
+			copied[inodeOf(info)] = e.file.Digest
+		}
+	}
+	return copied
 }
 
 func (c *checker) checkCopy(path string, file fetcher.File) {

@@ -20,7 +20,7 @@ func (s *Store) explain(err error) error {
 }
 
 // room is how much the cache's file system can hold of ours, has left for us, and must be left
-// when an Ingest begins, in bytes.
+// when an Ingest, a copy or a large View begins, in bytes.
 type room struct{ size, free, reserve int64 }
 
 func (s *Store) room() (room, error) {
@@ -49,35 +49,22 @@ func (s *Store) fits(size int64) error {
 	return err
 }
 
-// allocate gives in's data its size in bytes and, where the file system can, data and
-// journal their blocks, so that a full disk shows before the first byte. It leaves the
-// reserve alone.
-func (in *Ingest) allocate() error {
-	in.s.allocating.Lock()
-	defer in.s.allocating.Unlock()
-	size := in.file.Size
-	var journal int64
-	if in.place.dir != "" {
-		journal = int64(fetcher.Pieces(size)) * journalRecord
-	}
-	r, err := in.s.room()
+// makeRoom has take take size bytes, if there is room for them beyond the reserve.
+func (s *Store) makeRoom(size int64, take func() error) error {
+	s.allocating.Lock()
+	defer s.allocating.Unlock()
+	r, err := s.room()
 	if err != nil {
 		return err
 	}
 	full := fmt.Errorf("%w: %d bytes are needed beyond the %d that downloads leave free, and %d are free in %s: make room on that disk, or lower the reserve",
-		ErrNoSpace, size+journal, r.reserve, r.free, in.s.dir)
-	if r.size > 0 && size+journal > r.free-r.reserve {
+		ErrNoSpace, size, r.reserve, r.free, s.dir)
+	if r.size > 0 && size > r.free-r.reserve {
 		return full
 	}
-	if journal > 0 {
-		err = preallocate(in.log.f, unix.FALLOC_FL_KEEP_SIZE, journal)
-	}
-	if err == nil && size > 0 {
-		err = preallocate(in.data, 0, size)
-	}
-	switch {
+	switch err := take(); {
 	case err == nil:
-		return in.data.Truncate(size)
+		return nil
 	case errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) || errors.Is(err, unix.EFBIG):
 		return fmt.Errorf("%w (%w)", full, err)
 	default:
@@ -85,8 +72,56 @@ func (in *Ingest) allocate() error {
 	}
 }
 
+// allocate gives in's data its size in bytes and, where the file system can, data and
+// journal their blocks, so that a full disk shows before the first byte.
+func (in *Ingest) allocate() error {
+	size := in.file.Size
+	var journal int64
+	if in.place.dir != "" {
+		journal = int64(fetcher.Pieces(size)) * journalRecord
+	}
+	return in.s.makeRoom(size+journal, func() error {
+		if journal > 0 {
+			if err := preallocate(in.log.f, unix.FALLOC_FL_KEEP_SIZE, journal); err != nil {
+				return err
+			}
+		}
+		if err := preallocate(in.data, 0, size); err != nil {
+			return err
+		}
+		return in.data.Truncate(size)
+	})
+}
+
+const (
+	// smallView is how many bytes a View may take of the reserve.
+	smallView = 1 << 20
+	// directoryBytes is what a directory takes; entryBytes what an entry does beside its
+	// path, in its directory and in view.json.
+	directoryBytes, entryBytes = 4096, 256
+)
+
+// makeRoomForView refuses a View of so many directories and names that they would take
+// what downloads leave free. What is usual does not: it can be had on a full disk.
+func (s *Store) makeRoomForView(list []entry) error {
+	var size int64
+	for _, e := range list {
+		size += entryBytes + 2*int64(len(e.path)) + int64(len(e.content))
+		if e.dir {
+			size += directoryBytes
+		}
+	}
+	if size <= smallView {
+		return nil
+	}
+	return s.makeRoom(size, func() error { return nil })
+}
+
 // preallocate is fallocate(2), and nothing where the file system knows none.
 func preallocate(f *os.File, mode uint32, size int64) error {
+	if size == 0 {
+		return nil // or EINVAL
+	}
 	err := unix.Fallocate(int(f.Fd()), mode, 0, size)
 	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS) {
 		return nil

@@ -74,7 +74,8 @@ const (
 type Config struct {
 	Dir string      // the cache directory, made if absent; all of it in one file system
 	Log *zap.Logger // what recovery found, and records that cannot be read; nil logs nothing
-	// Reserve is how many bytes of the file system no Ingest may take: what is here can
+	// Reserve is how many bytes of the file system no Ingest, no copy of a Blob and no View of
+	// more than some thousand entries may take: what is here can
 	// still be pinned when a download finds no room, and the node has room to live. 0 is
 	// ReservePercent of the file system; a negative one is none.
 	Reserve int64
@@ -105,10 +106,12 @@ type Store struct {
 	// claiming is held by who opens an Ingest, until it is in busy, and by who removes
 	// one that is not.
 	claiming sync.Mutex
-	// allocating is held from finding that there is room for an Ingest to taking it.
+	// allocating is held from finding that there is room for bytes to taking it.
 	allocating sync.Mutex
 	// records is held by who changes a Repo's record or a Manifest.
 	records sync.Mutex
+
+	assemblies sync.WaitGroup // Close waits for them
 
 	making sync.Mutex      // guards made, and is held while a directory is made
 	made   map[string]bool // private directories known to be durable
@@ -170,6 +173,7 @@ func open(c Config, ops durable.Ops) (_ *Store, err error) {
 // Close lets another process open the cache. Open Ingests must be closed first, and
 // other calls have returned; what is mounted stays as it is.
 func (s *Store) Close() error {
+	s.assemblies.Wait()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if errors.Is(s.failed, ErrClosed) {

@@ -102,8 +102,9 @@ type viewRecord struct {
 	Layout     Layout           `json:"layout"`
 	Generation int              `json:"generation"`
 	Files      []fetcher.File   `json:"files"`
-	// Copied lists the files, by path in the repository, that are copies because
-	// the Blob could have no more links.
+	// Copied lists the files, by path in the repository, that are copies because neither
+	// the Blob nor a copy before could have one more link. A file that is not listed is a
+	// link to its Blob or to a copy of it.
 	Copied []string `json:"copied,omitempty"`
 }
 

@@ -13,7 +13,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ballast-csi/ballast/agent/store"
-	"github.com/ballast-csi/ballast/agent/store/durable/durabletest"
 	"github.com/ballast-csi/ballast/agent/store/storetest"
 	"github.com/ballast-csi/ballast/fetcher"
 )
@@ -223,59 +222,5 @@ func TestAssembleViewRefusesWhatItCannotShow(t *testing.T) {
 	}
 	if _, ok, err := s.PinView(t.Context(), key, volume("1")); ok || err != nil {
 		t.Errorf("PinView of no view says %v, %v", ok, err)
-	}
-}
-
-func TestAFileWithNoMoreLinksToGiveIsCopied(t *testing.T) {
-	dir := t.TempDir()
-	s, err := store.OpenWith(store.Config{Dir: dir}, durabletest.Ops{Fault: func(op durabletest.Op, path string) (bool, error) {
-		if op == durabletest.Link && strings.HasSuffix(path, ".bin") {
-			return false, &os.LinkError{Op: "link", Old: path, New: path, Err: unix.EMLINK}
-		}
-		return true, nil
-	}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	m := storetest.Fill(t, s, repoA, commit1, smallFiles(), isLFS)
-	view := mustView(t, s, store.ViewKey{Revision: m.Revision, Layout: store.Snapshot}, m, volume("1"))
-	mustCheck(t, dir)
-	if got := tree(t, filepath.Join(dir, view.Path))["weights.bin"]; got != aFile+string(smallFiles()["weights.bin"]) {
-		t.Error("the copy is not the file")
-	}
-	before := s.Stats()
-	if before.CopiedBytes != 5000 {
-		t.Errorf("stats are %+v", before)
-	}
-	s.Close()
-	s = storetest.OpenAt(t, dir)
-	if after := s.Stats(); after != before {
-		t.Errorf("stats are %+v after opening again, %+v before", after, before)
-	}
-}
-
-// The same on a file system that really has a limit (ext4: 65,000 names a file).
-func TestAFileWithAsManyLinksAsTheFileSystemAllowsIsCopied(t *testing.T) {
-	s := storetest.Open(t)
-	m := storetest.Fill(t, s, repoA, commit1, map[string][]byte{"a": []byte("1"), "b": []byte("2")}, nil)
-	blob, err := s.OpenBlob(m.Files[0].Digest)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer blob.Close()
-	full := t.TempDir()
-	for n := 0; ; n++ {
-		err := os.Link(blob.Name(), filepath.Join(full, fmt.Sprint(n)))
-		if errors.Is(err, unix.EMLINK) {
-			break
-		}
-		if err != nil || n > 70_000 {
-			t.Skipf("%s: no limit found after %d links (%v)", full, n, err)
-		}
-	}
-	view := mustView(t, s, store.ViewKey{Revision: m.Revision, Layout: store.Snapshot}, m, volume("1"))
-	mustEqual(t, tree(t, filepath.Join(s.Dir(), view.Path)), map[string]string{"a": aFile + "1", "b": aFile + "2"})
-	if st := s.Stats(); st.CopiedBytes != 1 {
-		t.Errorf("stats are %+v", st)
 	}
 }
