@@ -267,19 +267,3 @@ func TestBytesOfAPublicRepoServeAnotherRepoWithoutFetching(t *testing.T) {
 		t.Errorf("%d content requests, %d bytes fetched; want none", n, m.Fetched)
 	}
 }
-
-func TestColdModelAsksTheHubThreeQuestions(t *testing.T) {
-	w := newWorld(t).start()
-	files := small(1) // a file of many Pieces is resolved by a HEAD of its own
-	w.hub.AddRepo("org/name", files)
-	w.must(request("one", "org/name"))
-	var questions []string
-	for _, r := range w.hub.Requests() {
-		if r.Kind == "api" || r.Method == http.MethodHead {
-			questions = append(questions, r.Method+" "+r.Path)
-		}
-	}
-	if len(questions) > 3 {
-		t.Errorf("asked %d questions beside content, want at most 3: %q", len(questions), questions)
-	}
-}

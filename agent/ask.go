@@ -69,7 +69,8 @@ func (a *Agent) ask(ctx context.Context, q query) (grant, error) {
 }
 
 // telling chooses between what an anonymous request and then a token were told: a rate
-// limit passes; a verdict on the token says nothing about the rest.
+// limit passes; a verdict on the token, or one that was not sent, says nothing about the
+// rest.
 func telling(anonymous, token error) error {
 	var limited *fetcher.RateLimitedError
 	switch {
@@ -78,6 +79,8 @@ func telling(anonymous, token error) error {
 	case anonymous == nil || fetcher.Transient(token):
 		return token
 	case fetcher.Denied(token) && !fetcher.Denied(anonymous) && !fetcher.Unreachable(anonymous):
+		return anonymous
+	case errors.Is(token, fetcher.ErrInsecure) && !fetcher.Denied(anonymous):
 		return anonymous
 	}
 	return token

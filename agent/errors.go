@@ -52,6 +52,7 @@ func refuse(req Request, err error) error {
 		advice = "check the repo attribute; if it is private, name a Secret with key HF_TOKEN in nodePublishSecretRef"
 	case errors.Is(err, fetcher.ErrNotFound):
 		advice = "check the repo attribute, and that the account of the Secret's HF_TOKEN may read it"
+	case errors.Is(err, fetcher.ErrInsecure): // says what to do
 	case errors.Is(err, fetcher.ErrBadToken):
 		advice = "put a valid token into the Secret that nodePublishSecretRef names"
 	case errors.Is(err, fetcher.ErrForbidden):

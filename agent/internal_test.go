@@ -101,6 +101,17 @@ func TestProgressTellsHowFarHowFastAndWhatStandsInTheWay(t *testing.T) {
 	})
 }
 
+func TestATokenThatWasNotSentSaysNothingOfTheRepo(t *testing.T) {
+	for _, anonymous := range []error{&fetcher.UnreachableError{Err: errors.New("503")}, fetcher.ErrRevisionNotFound} {
+		if got := telling(anonymous, fetcher.ErrInsecure); got != anonymous {
+			t.Errorf("after %v is told %v", anonymous, got)
+		}
+	}
+	if got := telling(fetcher.ErrNotFound, fetcher.ErrInsecure); !errors.Is(got, fetcher.ErrInsecure) {
+		t.Errorf("told %v, not what to do", got)
+	}
+}
+
 func TestBytesText(t *testing.T) {
 	for n, want := range map[int64]string{
 		0: "0 B", 999: "999 B", 1000: "1.0 kB", 999_400: "999 kB", 999_600: "1.0 MB", 17_000_000: "17 MB", 1_500_000_000: "1.5 GB", 405_000_000_000: "405 GB",

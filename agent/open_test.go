@@ -1,6 +1,7 @@
 package agent_test
 
 import (
+	"net/http"
 	"testing"
 	"time"
 
@@ -116,6 +117,30 @@ func TestWhatTheNodeBringsForAnOpenedNamespaceIsNobodyElses(t *testing.T) {
 				w.hub.Down(false)
 			}
 			w.refused(request("other", "org/name"), fetcher.ErrNotFound)
+		})
+	}
+}
+
+// As long as nobody can tell whether it is still everybody's, nothing new of it is brought.
+func TestTheNodeWaitsForTheAnswerWhetherAnOpenedRepoIsStillPublic(t *testing.T) {
+	for name, ago := range map[string]time.Duration{"fresh": time.Hour, "aged": 25 * time.Hour} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t).lend("node").opening("org/*", "team").start()
+			w.hub.AddRepo("org/name", small(1))
+			w.must(request("one", "org/name"))
+			next := w.hub.AddRepo("org/name", small(2))
+			w.hub.SetPrivate("org/name", "node")
+			must(t, w.store.SetPublic(w.origin("org/name"), time.Now().Add(-ago)))
+			asked := w.record(func(who string, rw http.ResponseWriter, _ *http.Request) bool {
+				if who == "-" {
+					rw.WriteHeader(http.StatusServiceUnavailable)
+				}
+				return who == "-"
+			})
+			w.waits(request("two", "org/name", at(next), in("team")), 300*time.Millisecond)
+			if list := by("node", asked.take()); len(list) != 0 {
+				t.Errorf("the node's token asked %q", list)
+			}
 		})
 	}
 }

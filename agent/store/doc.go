@@ -3,8 +3,11 @@
 // the only one that can make a Blob or a View exist.
 //
 // It must never know about HTTP or Kubernetes, nor who may have what: it records
-// through which Repos a Blob's bytes came (Origins) and leaves the decision to the
-// agent.
+// through which Origins a Blob's bytes came and leaves the decision to the agent. An
+// Origin is a Repo with the id that its Authority knows it by. Whatever is recorded of a
+// Repo is recorded of an Origin, so that whoever registers its name anew inherits
+// nothing: once another id is on record (Identify, one write) nothing of the old one is
+// found under that name.
 //
 // On disk (layout version 1):
 //
@@ -12,11 +15,11 @@
 //	lock                          flock: one agent only
 //	blobs/<algo>/<aa>/<hex>       verified bytes, 0444
 //	sums/<algo>/<aa>/<hex>        xxhash64 a Piece, 8 bytes little endian each (none for a file of one Piece)
-//	ingests/<algo>-<hex>-<repo>/  data + journal; <repo> is a hash: bytes are never shared between Repos on their way in
-//	ingests/<algo>-<hex>-<repo>   the data itself, of a file of one Piece: no journal
-//	manifests/<kind>/<org--name>/<commit>.json
-//	refs/<kind>/<org--name>.json  each Ref's last commit, when and by which Authority; when the Repo was proved public
-//	origins/<kind>/<org--name>    the Digests whose bytes came through the Repo, one a line, append-only
+//	ingests/<algo>-<hex>-<hash>/  data + journal; hash is of an Origin: bytes are never shared between them on their way in
+//	ingests/<algo>-<hex>-<hash>   the data itself, of a file of one Piece: no journal
+//	manifests/<kind>/<org--name>/<commit>.json   with the id of the Origin that listed it
+//	refs/<kind>/<org--name>.json  the Repo's id; each Ref's last commit, when and by which Authority; when it was proved public
+//	origins/<kind>/<org--name>@<id>   the Digests whose bytes came through the Origin, one a line, append-only ("@<id>" only if it has one)
 //	views/<id>/view.json          what the View is
 //	views/<id>/root/              hard links into blobs: what is mounted
 //	views/<id>.partial/           the same on its way in, or out
@@ -57,6 +60,6 @@
 // counts as one that cannot be read.
 //
 // Origins make rule "a tenant gets what it could have fetched itself" hold across
-// Repos: a line says that these bytes really came through that Repo, a fact that
+// Repos: a line says that these bytes really came through that Origin, a fact that
 // stays true, so it is only ever appended, and a line without a Blob is harmless.
 package store
