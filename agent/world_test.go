@@ -29,7 +29,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // world is an agent on a cache directory of its own, asking a hubtest.Hub.
 type world struct {
-	t    *testing.T
+	t    testing.TB
 	hub  *hubtest.Hub
 	dir  string
 	cfg  agent.Config // what a test sets before start
@@ -40,7 +40,7 @@ type world struct {
 	registry *prometheus.Registry
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t testing.TB) *world {
 	w := &world{t: t, hub: hubtest.New(t), dir: t.TempDir()}
 	w.cfg.RetryEvery = 10 * time.Millisecond
 	t.Cleanup(func() {
@@ -247,14 +247,14 @@ func noise(seed uint64, n int) []byte {
 	return b
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
 	}
 }
 
-func contains(t *testing.T, text string, words ...string) {
+func contains(t testing.TB, text string, words ...string) {
 	t.Helper()
 	for _, word := range words {
 		if !strings.Contains(text, word) {
