@@ -15,7 +15,7 @@ import (
 // Resolve asks GET /api/{models|datasets}/{repo}/revision/{ref} for "sha" and "_id".
 func (c *Client) Resolve(ctx context.Context, repo fetcher.Repo, ref fetcher.Ref, cred fetcher.Secret) (fetcher.Resolution, error) {
 	q := request{
-		what: fmt.Sprintf("resolve %s at %s", repo, ref),
+		what: resolving(repo, ref),
 		url:  c.apiURL(repo, "revision", ref.String()), cred: cred, absent: errNoRevision,
 	}
 	var found fetcher.Resolution
@@ -31,6 +31,11 @@ func (c *Client) Resolve(ctx context.Context, repo fetcher.Repo, ref fetcher.Ref
 		return fetcher.Resolution{}, malformed(q, fmt.Errorf("the answer is for commit %s", found.Commit))
 	}
 	return found, nil
+}
+
+// resolving is what is being done, in errors of Resolve and Prove.
+func resolving(repo fetcher.Repo, ref fetcher.Ref) string {
+	return fmt.Sprintf("resolve %s at %s", repo, ref)
 }
 
 // repoID is what "_id" may be: the Hub's are 24 hex digits.
@@ -82,15 +87,17 @@ func readInfo(d *document) (info fetcher.Resolution, err error) {
 
 // Prove asks HEAD /{repo}/resolve/{ref}/{path}, which gated repositories refuse to
 // whom they refuse content; 200 and a redirect to another host are proof. With a
-// zero path it asks GET /api/{models|datasets}/{repo}/auth-check.
+// zero path it asks GET /api/{models|datasets}/{repo}/auth-check. Its errors are worded
+// as Resolve's, without the path: who is turned away shall not learn from them a name out
+// of a listing, nor that somebody else has made this node hold one.
 func (c *Client) Prove(ctx context.Context, repo fetcher.Repo, ref fetcher.Ref, path fetcher.Path, cred fetcher.Secret) (fetcher.Proof, error) {
 	asking, cancel := context.WithTimeoutCause(ctx, askTimeout, &fetcher.UnreachableError{Err: fmt.Errorf("no answer in %s", askTimeout)})
 	defer cancel()
 	if path.IsZero() {
-		return fetcher.Proof{}, c.authCheck(asking, repo, cred)
+		return fetcher.Proof{}, c.authCheck(asking, repo, ref, cred)
 	}
 	q := request{
-		what:   fmt.Sprintf("prove access to %s of %s at %s", path, repo, ref),
+		what:   resolving(repo, ref),
 		method: http.MethodHead, url: c.resolveURL(repo, ref, path), cred: cred, absent: errNoFile,
 	}
 	a, err := c.send(asking, q)
@@ -113,9 +120,9 @@ func (c *Client) Prove(ctx context.Context, repo fetcher.Repo, ref fetcher.Ref, 
 
 // authCheck takes no page for an answer, nor a 404 without a code for a verdict: a
 // Hub may not have this call.
-func (c *Client) authCheck(ctx context.Context, repo fetcher.Repo, cred fetcher.Secret) error {
+func (c *Client) authCheck(ctx context.Context, repo fetcher.Repo, ref fetcher.Ref, cred fetcher.Secret) error {
 	q := request{
-		what:   fmt.Sprintf("prove access to %s", repo),
+		what:   resolving(repo, ref),
 		method: http.MethodGet, url: c.apiURL(repo, "auth-check"), cred: cred,
 	}
 	a, err := c.send(ctx, q)
