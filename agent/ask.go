@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"slices"
 	"time"
 
@@ -43,6 +44,9 @@ func (a *Agent) ask(ctx context.Context, q query) (grant, error) {
 	k, err := a.known(q, listing, false)
 	if err != nil {
 		return grant{}, err
+	}
+	if k.fresh && (k.proved || k.opened || k.public && within(k.publicAt, a.cfg.PublicFor/2)) {
+		return k.grant, nil // another's answer came between looking and asking
 	}
 	var told error
 	for _, by := range a.askers(q, k) {
@@ -91,37 +95,41 @@ func telling(anonymous, token error) error {
 // meanwhile. Whose name it is comes first: nothing is known of another Origin.
 func (a *Agent) askAs(ctx context.Context, q query, k knowledge, by asker) (grant, error) {
 	asked := time.Now()
-	i := inquiry{authority: a.cfg.Authority, query: q, cred: by.cred, origin: k.origin}
-	switch {
-	case by == asker{}:
-		i.node, i.renews = a.node, !k.publicAt.IsZero()
-	case by.node: // proves nothing
-		i.renews = true
-	default:
-		i.renews = a.access.once(by.cred, k.origin)
+	i := inquiry{authority: a.cfg.Authority, query: q, cred: by.cred, origin: k.origin, record: a.store.Manifest}
+	renews := by.node || !k.publicAt.IsZero() // as the node nothing is proved
+	if !by.cred.IsZero() && !by.node {
+		renews = a.access.once(by.cred, k.origin)
 	}
-	shown, err := i.ask(ctx, k.manifest)
+	if by == (asker{}) {
+		i.node = a.node
+	}
+	if renews && !k.commit.IsZero() {
+		m, err := a.store.Manifest(k.origin, k.commit)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return grant{}, err
+		}
+		i.held = m
+	}
+	shown, err := i.ask(ctx)
 	if err != nil {
 		return grant{}, err
 	}
-	g := k.grant
-	if shown.repoID != "" {
-		if err := a.store.Identify(q.repo, shown.repoID); err != nil {
-			return grant{}, err
-		}
-		g.origin.ID = shown.repoID
+	if err := a.store.Identify(q.repo, shown.origin.ID); err != nil {
+		return grant{}, err
 	}
 	if !by.node {
-		if err := a.access.grant(by.cred, g.origin, shown.proved); err != nil {
+		if err := a.access.grant(by.cred, shown.origin, shown.proved); err != nil {
 			return grant{}, err
 		}
 	}
-	g.public = by == asker{} || k.public && g.origin == k.origin
-	g.manifest, g.commit = shown.manifest, shown.manifest.Revision.Commit
-	if g.manifest != k.manifest {
-		if err := a.store.PutManifest(g.origin, g.manifest); err != nil {
+	if shown.listed {
+		if err := a.store.PutManifest(shown.origin, shown.manifest); err != nil {
 			return grant{}, err
 		}
+	}
+	g := grant{
+		origin: shown.origin, commit: shown.manifest.Revision.Commit, manifest: shown.manifest, opened: k.opened,
+		public: by == asker{} || k.public && shown.origin == k.origin,
 	}
 	if _, pinned := q.ref.Commit(); !pinned {
 		rec := store.RefRecord{Commit: g.commit, ResolvedAt: asked, Authority: a.cfg.Authority.Name()}

@@ -60,17 +60,15 @@ func (a *Agent) known(q query, need need, unreachable bool) (k knowledge, err er
 		ref := rec.Refs[q.ref.String()]
 		commit, k.resolvedAt = ref.Commit, ref.ResolvedAt
 	}
-	if commit.IsZero() {
-		return k, nil
-	}
-	if need == listing {
-		k.manifest, err = a.store.Manifest(k.origin, commit)
-		if errors.Is(err, fs.ErrNotExist) {
-			return k, nil
-		}
-	}
 	k.commit = commit
-	k.fresh = err == nil && (pinned || within(k.resolvedAt, a.cfg.RefMaxAge))
+	k.fresh = !commit.IsZero() && (pinned || within(k.resolvedAt, a.cfg.RefMaxAge))
+	if need != listing || commit.IsZero() || !k.allowed() {
+		return k, nil // how long a listing takes to read tells that it is here
+	}
+	k.manifest, err = a.store.Manifest(k.origin, commit)
+	if errors.Is(err, fs.ErrNotExist) {
+		k.fresh, err = false, nil
+	}
 	return k, err
 }
 
@@ -109,7 +107,7 @@ func (a *Agent) authorise(ctx context.Context, q query, need need) (grant, error
 // when the Hub turns everybody away.
 func (a *Agent) fallBack(q query, need need, asking error) (grant, bool) {
 	k, err := a.known(q, need, true)
-	if err != nil || k.commit.IsZero() || !k.allowed() {
+	if err != nil || k.commit.IsZero() || need == listing && k.manifest == nil || !k.allowed() {
 		return grant{}, false
 	}
 	why := "could not be reached"

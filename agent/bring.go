@@ -93,7 +93,7 @@ func (a *Agent) lookPublic(f *flight) error {
 	case within(rec.PublicAt, a.cfg.RefMaxAge) || rec.PublicAt.IsZero() && a.hasOpened(f):
 		return nil
 	}
-	k := knowledge{grant: grant{origin: o, manifest: f.listed}, publicAt: rec.PublicAt}
+	k := knowledge{grant: grant{origin: o, commit: f.key.commit}, publicAt: rec.PublicAt}
 	g, err := a.askAs(f.ctx, query{repo: o.Repo, ref: f.key.commit.Ref()}, k, asker{})
 	switch {
 	case fetcher.Denied(err):

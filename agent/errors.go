@@ -53,6 +53,8 @@ func refuse(req Request, err error) error {
 	case errors.Is(err, fetcher.ErrNotFound):
 		advice = "check the repo attribute, and that the account of the Secret's HF_TOKEN may read it"
 	case errors.Is(err, fetcher.ErrInsecure): // says what to do
+	case errors.Is(err, fetcher.ErrOffLimits):
+		advice = "the repository cannot be used as it is; ask whoever runs this Hub, or the mirror of it"
 	case errors.Is(err, fetcher.ErrBadToken):
 		advice = "put a valid token into the Secret that nodePublishSecretRef names"
 	case errors.Is(err, fetcher.ErrForbidden):

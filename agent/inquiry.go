@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"time"
 
 	"github.com/ballast-csi/ballast/agent/store"
@@ -16,12 +17,15 @@ type inquiry struct {
 	authority fetcher.Authority
 	query     query
 	cred      fetcher.Secret
-	// origin is on record for the Repo's name. With renews, so is a proof of cred for it:
-	// one HEAD is enough to renew it. A first one needs the Authority's word that the name
-	// is still that Origin's, or who registers it anew with one commit of it would be let
-	// to all of it.
-	origin store.Origin
-	renews bool
+	origin    store.Origin // on record for the Repo's name
+	// held is what the Ref last was, if a proof of cred for it is on record, which then one
+	// HEAD renews; nil otherwise. A first proof takes more: the Authority's word whose name
+	// it is, or who registers that anew with one commit would be let to all that origin
+	// had; and nobody who has no access may tell from what he is told, or how soon, that
+	// the Repo is held here.
+	held *fetcher.Manifest
+	// record returns the Manifest that is on record, or an fs.ErrNotExist.
+	record func(store.Origin, fetcher.Commit) (*fetcher.Manifest, error)
 	// node is whose token asks instead of cred, for its rate limit, what was shown to be
 	// anybody's to know; nil for nobody's.
 	node *nodeToken
@@ -29,16 +33,17 @@ type inquiry struct {
 
 // showing is what an inquiry was shown, access to content included.
 type showing struct {
-	manifest *fetcher.Manifest // the one given, if that is still what the Ref is
-	repoID   string            // "" if it was not asked for, or not told
-	proved   time.Time         // when the question that proves access was asked
+	origin   store.Origin
+	manifest *fetcher.Manifest
+	listed   bool      // by the Authority, just now
+	proved   time.Time // when the question that proves access was asked
 }
 
-// ask asks by one HEAD of content when a Manifest is at hand, which proves access and
-// resolves the Ref at once; for the Ref and its Manifest first when not.
-func (i inquiry) ask(ctx context.Context, m *fetcher.Manifest) (showing, error) {
-	if m != nil {
-		shown, err := i.anew(ctx, m)
+// ask asks by one HEAD of content if that can do, which proves access and resolves the Ref
+// at once; for the Ref and its Manifest first if not.
+func (i inquiry) ask(ctx context.Context) (showing, error) {
+	if i.held != nil {
+		shown, err := i.renew(ctx)
 		if !errors.Is(err, fetcher.ErrEntryNotFound) {
 			return shown, err
 		}
@@ -46,7 +51,13 @@ func (i inquiry) ask(ctx context.Context, m *fetcher.Manifest) (showing, error) 
 	} else if err := i.visible(ctx); err != nil {
 		return showing{}, err
 	}
-	return i.first(ctx)
+	shown, err := i.describe(ctx, i.query.ref)
+	if err != nil {
+		return showing{}, err
+	}
+	shown.proved = time.Now()
+	_, err = i.prove(ctx, shown.manifest.Revision.Commit.Ref(), shown.manifest)
+	return shown, err
 }
 
 // visible makes sure, before the node's token asks anything, that anybody may know of the
@@ -66,45 +77,55 @@ func (i inquiry) visible(ctx context.Context) error {
 	return err
 }
 
-// first asks about what nothing is known of.
-func (i inquiry) first(ctx context.Context) (showing, error) {
-	res, err := i.resolve(ctx, i.query.ref)
-	if err != nil {
-		return showing{}, err
-	}
-	m, err := i.list(ctx, res.Commit)
-	if err != nil {
-		return showing{}, err
-	}
-	shown := showing{m, res.RepoID, time.Now()}
-	_, err = i.prove(ctx, res.Commit.Ref(), m)
-	return shown, err
-}
-
-// anew asks whether m is still what the Ref is, and proves access to that.
-func (i inquiry) anew(ctx context.Context, m *fetcher.Manifest) (showing, error) {
+// renew asks whether held is still what the Ref is, and proves access to that.
+func (i inquiry) renew(ctx context.Context) (showing, error) {
 	asked := time.Now()
-	commit, err := i.prove(ctx, i.query.ref, m)
-	if err != nil {
-		return showing{}, err
-	}
-	same := commit == m.Revision.Commit
-	if same && i.renews {
-		return showing{manifest: m, proved: asked}, nil
+	commit, err := i.prove(ctx, i.query.ref, i.held)
+	if err != nil || commit == i.held.Revision.Commit {
+		return showing{origin: i.origin, manifest: i.held, proved: asked}, err
 	}
 	ref := commit.Ref()
 	if commit.IsZero() { // not told
 		ref = i.query.ref
 	}
-	res, err := i.resolve(ctx, ref)
+	shown, err := i.describe(ctx, ref)
+	shown.proved = asked
+	return shown, err
+}
+
+// describe says whose name it is, what ref is, and what that holds: in this order, so that
+// no Manifest is without the Origin of that moment.
+func (i inquiry) describe(ctx context.Context, ref fetcher.Ref) (showing, error) {
+	res, err := sparing(ctx, i, func(cred fetcher.Secret) (fetcher.Resolution, error) {
+		return i.authority.Resolve(ctx, i.query.repo, ref, cred)
+	})
 	if err != nil {
 		return showing{}, err
 	}
-	shown := showing{m, res.RepoID, asked}
-	if res.Commit != m.Revision.Commit || res.RepoID != "" && res.RepoID != i.origin.ID {
-		shown.manifest, err = i.list(ctx, res.Commit)
+	shown := showing{origin: i.origin}
+	if res.RepoID != "" {
+		shown.origin.ID = res.RepoID
+	}
+	shown.manifest, err = i.record(shown.origin, res.Commit)
+	if errors.Is(err, fs.ErrNotExist) {
+		shown.listed = true
+		shown.manifest, err = sparing(ctx, i, func(cred fetcher.Secret) (*fetcher.Manifest, error) {
+			return i.authority.Manifest(ctx, fetcher.Revision{Repo: i.query.repo, Commit: res.Commit}, cred)
+		})
 	}
 	return shown, err
+}
+
+// sparing asks with the node's token, if there is one and it helps, and else with i.cred.
+func sparing[T any](ctx context.Context, i inquiry, ask func(fetcher.Secret) (T, error)) (T, error) {
+	if token := i.node.get(); !token.IsZero() {
+		answer, err := ask(token)
+		if err == nil || ctx.Err() != nil {
+			return answer, err
+		}
+		i.node.failed(token, err)
+	}
+	return ask(i.cred)
 }
 
 // prove proves access to the content of ref, by the file of m that shows it for all, and
@@ -128,33 +149,6 @@ func (i inquiry) prove(ctx context.Context, ref fetcher.Ref, m *fetcher.Manifest
 		return pinned, nil
 	}
 	return proof.Commit, nil
-}
-
-// resolve asks what ref is.
-func (i inquiry) resolve(ctx context.Context, ref fetcher.Ref) (fetcher.Resolution, error) {
-	return sparing(ctx, i, func(cred fetcher.Secret) (fetcher.Resolution, error) {
-		return i.authority.Resolve(ctx, i.query.repo, ref, cred)
-	})
-}
-
-// list asks what c holds. It comes after resolve, so that no Manifest is without the name
-// that its Repo had at that moment.
-func (i inquiry) list(ctx context.Context, c fetcher.Commit) (*fetcher.Manifest, error) {
-	return sparing(ctx, i, func(cred fetcher.Secret) (*fetcher.Manifest, error) {
-		return i.authority.Manifest(ctx, fetcher.Revision{Repo: i.query.repo, Commit: c}, cred)
-	})
-}
-
-// sparing asks with the node's token, if there is one and it helps, and else with i.cred.
-func sparing[T any](ctx context.Context, i inquiry, ask func(fetcher.Secret) (T, error)) (T, error) {
-	if token := i.node.get(); !token.IsZero() {
-		answer, err := ask(token)
-		if err == nil || ctx.Err() != nil {
-			return answer, err
-		}
-		i.node.failed(token, err)
-	}
-	return ask(i.cred)
 }
 
 // probe chooses the file whose content proves access to all of a Repo: the largest

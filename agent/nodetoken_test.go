@@ -90,34 +90,60 @@ func TestTheNodesTokenAsksWhatAnonymousOnesWereShown(t *testing.T) {
 	}
 }
 
-// A private repository that the node's account may read is, to a namespace that has no
-// access, exactly like one that is missing: in what is said, and in what is asked.
-func TestTheNodesTokenTellsNothingOfAPrivateRepo(t *testing.T) {
-	for _, tenant := range []string{"", "other"} {
-		w := newWorld(t).lend("node").start()
+// A private repository that the node's account may read, or that is here for others, is to
+// a namespace that has no access exactly like one that is missing: in what is said, and in
+// what is asked.
+func TestAPrivateRepoLooksLikeOneThatIsMissing(t *testing.T) {
+	for name, tc := range map[string]struct {
+		tenant     string
+		lent, here bool
+	}{
+		"nobody, the node may read it":         {"", true, false},
+		"another, the node may read it":        {"other", true, false},
+		"nobody, it is here":                   {"", false, true},
+		"another, it is here":                  {"other", false, true},
+		"another, it is here, the node may it": {"other", true, true},
+	} {
+		w := newWorld(t)
+		w.cfg.RefMaxAge = time.Nanosecond
+		if tc.lent {
+			w.lend("node")
+		}
+		w.start()
 		w.hub.AddToken("other")
-		w.hub.AddRepo("org/private", small(1))
+		commit := w.hub.AddRepo("org/private", small(1))
 		w.hub.SetPrivate("org/private", "node", "owner")
+		if tc.here {
+			w.must(request("owner", "org/private", token("owner")))
+		}
 		asked := w.record(nil)
 		told := map[string]string{}
 		lines := map[string][]string{}
 		for _, repo := range []string{"org/private", "org/missing"} {
-			for _, revision := range []string{"main", strings.Repeat("a", 40)} {
-				refused := w.refused(request(repo+revision, repo, at(revision), token(tenant)), fetcher.ErrNotFound)
+			for _, revision := range []string{"main", commit, strings.Repeat("a", 40)} {
+				refused := w.refused(request(repo+revision, repo, at(revision), token(tc.tenant)), fetcher.ErrNotFound)
 				told[repo] += requestID.ReplaceAllString(strings.ReplaceAll(refused.Error(), repo, "REPO"), "") + "\n"
 			}
 			for _, line := range asked.take() {
 				lines[repo] = append(lines[repo], strings.ReplaceAll(line, repo, "REPO"))
 			}
 			if who := by("node", lines[repo]); len(who) != 0 {
-				t.Errorf("the node's token asked %q", who)
+				t.Errorf("%s: the node's token asked %q", name, who)
+			}
+		}
+		w.hub.Down(true)
+		for _, repo := range []string{"org/private", "org/missing"} {
+			for _, revision := range []string{"main", commit} {
+				waiting := w.waits(request(repo+revision, repo, at(revision), token(tc.tenant)), 100*time.Millisecond)
+				before, _, found := strings.Cut(waiting.Progress, revision+": ") // how a connection broke differs
+				told[repo] += fmt.Sprintln(strings.ReplaceAll(before, repo, "REPO"), found)
 			}
 		}
 		if told["org/private"] != told["org/missing"] {
-			t.Errorf("told %q of the private one, %q of the missing one", told["org/private"], told["org/missing"])
+			t.Errorf("%s: told %q of the private one, %q of the missing one", name, told["org/private"], told["org/missing"])
 		}
 		if !slices.Equal(lines["org/private"], lines["org/missing"]) {
-			t.Errorf("asked %q about the private one, %q about the missing one", lines["org/private"], lines["org/missing"])
+			t.Errorf("%s: asked %q about the private one, %q about the missing one", name, lines["org/private"], lines["org/missing"])
 		}
 	}
 }

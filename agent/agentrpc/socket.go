@@ -31,6 +31,10 @@ func Serve(ctx context.Context, l net.Listener, a *agent.Agent) error {
 	return fmt.Errorf("serve %s: %w", l.Addr(), err)
 }
 
+// maxHeaders bounds the headers of an answer in bytes: an agent that is not ours any more
+// may send as many as a client takes, 16 MiB by default.
+const maxHeaders = 64 << 10
+
 // Dial returns a connection to the agent's socket at path, made when it is first
 // used and again within a second whenever it breaks. It talks only to a process
 // of uid.
@@ -41,6 +45,7 @@ func Dial(path string, uid int) (*grpc.ClientConn, error) {
 	return grpc.NewClient("passthrough:///agent",
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return unixsock.Dial(ctx, path, uid) }),
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithMaxHeaderListSize(maxHeaders),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, MaxDelay: time.Second},
 			MinConnectTimeout: 5 * time.Second,
