@@ -28,7 +28,8 @@ func TestHostileListingTakesMemoryInProportion(t *testing.T) {
 		e.on[onGet] = http.NotFound
 	}
 	hostileRow{
-		name: "files", repo: repo, waits: true, says: []string{"0% of"}, within: 5 * time.Minute, memory: int64(files) * 2 << 10,
+		repo: repo, waits: true, says: []string{"0% of"}, within: 5 * time.Minute,
+		memory: int64(files) * 2 << 10, room: 8<<20 + int64(files)*200, // the Manifest is kept
 	}.run(t)
 }
 
@@ -39,6 +40,28 @@ func TestHostileTreeOfTooManyDirectoriesIsRefused(t *testing.T) {
 				e.add(fmt.Sprintf("%04d/", i)+strings.Repeat("d/", 62)+"f", []byte("x"))
 			}
 		}}.run(t)
+}
+
+// A tree of as many directories as there may be is given within one of kubelet's calls,
+// and a shorter call ends when it should.
+func TestHostileTreeOfManyDirectoriesHoldsNoCallBeyondItsEnd(t *testing.T) {
+	if !*long {
+		t.Skip("100,000 directories take a minute to make, to check and to remove; make test-long runs it")
+	}
+	w := newWorld(t)
+	w.dir = fence(t)
+	w.start()
+	e, _ := newEvil(evilRepo)
+	for i := range fetcher.MaxDirectories {
+		e.add(fmt.Sprintf("%06d/f", i), []byte("x"))
+	}
+	w.hub.Intercept(e.answer)
+	var err error
+	for _, call := range []time.Duration{4 * time.Second, 118 * time.Second} {
+		took, grew := measure(func() { err = w.try(hostileRequest(nil), call) })
+		bounds(t, took, call+10*time.Second, grew, 512<<20)
+	}
+	must(t, err)
 }
 
 // A Filter is a tenant's: matching it against a long listing of long names ends with the
