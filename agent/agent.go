@@ -77,6 +77,7 @@ type Agent struct {
 	store   *store.Store
 	access  *access
 	node    *nodeToken
+	listed  manifests
 	metrics *metrics
 	inbound keyedMutex[blobKey] // one fetch of a Digest through an Origin at a time
 
@@ -107,6 +108,7 @@ func New(cfg Config) (*Agent, error) {
 		store:     cfg.Store,
 		access:    newAccess(cfg),
 		node:      &nodeToken{read: cfg.NodeToken, log: cfg.Log},
+		listed:    manifests{store: cfg.Store},
 		flights:   map[flightKey]*flight{},
 		questions: map[askKey]*question{},
 		calls:     map[store.Volume]map[*call]struct{}{},

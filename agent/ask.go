@@ -41,7 +41,7 @@ func (a *Agent) askers(q query, k knowledge) []asker {
 // ask puts q to the Authority. As long as an anonymous proof is on record, of whatever
 // age, nothing is asked as the node: what that is shown would be everybody's.
 func (a *Agent) ask(ctx context.Context, q query) (grant, error) {
-	k, err := a.known(q, listing, false)
+	k, err := a.known(ctx, q, listing, false)
 	if err != nil {
 		return grant{}, err
 	}
@@ -95,7 +95,7 @@ func telling(anonymous, token error) error {
 // meanwhile. Whose name it is comes first: nothing is known of another Origin.
 func (a *Agent) askAs(ctx context.Context, q query, k knowledge, by asker) (grant, error) {
 	asked := time.Now()
-	i := inquiry{authority: a.cfg.Authority, query: q, cred: by.cred, origin: k.origin, record: a.store.Manifest}
+	i := inquiry{authority: a.cfg.Authority, query: q, cred: by.cred, origin: k.origin, record: a.listed.get}
 	renews := by.node || !k.publicAt.IsZero() // as the node nothing is proved
 	if !by.cred.IsZero() && !by.node {
 		renews = a.access.once(by.cred, k.origin)
@@ -104,7 +104,7 @@ func (a *Agent) askAs(ctx context.Context, q query, k knowledge, by asker) (gran
 		i.node = a.node
 	}
 	if renews && !k.commit.IsZero() {
-		m, err := a.store.Manifest(k.origin, k.commit)
+		m, err := a.listed.get(ctx, k.origin, k.commit)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return grant{}, err
 		}

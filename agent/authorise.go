@@ -45,7 +45,7 @@ func (k knowledge) allowed() bool { return k.public || k.proved || k.opened }
 
 // known reads what is on record; with unreachable, proofs count by the rules for
 // when the Hub cannot be reached.
-func (a *Agent) known(q query, need need, unreachable bool) (k knowledge, err error) {
+func (a *Agent) known(ctx context.Context, q query, need need, unreachable bool) (k knowledge, err error) {
 	rec, err := a.store.Repo(q.repo)
 	if err != nil {
 		return k, err
@@ -65,7 +65,7 @@ func (a *Agent) known(q query, need need, unreachable bool) (k knowledge, err er
 	if need != listing || commit.IsZero() || !k.allowed() {
 		return k, nil // how long a listing takes to read tells that it is here
 	}
-	k.manifest, err = a.store.Manifest(k.origin, commit)
+	k.manifest, err = a.listed.get(ctx, k.origin, commit)
 	if errors.Is(err, fs.ErrNotExist) {
 		k.fresh, err = false, nil
 	}
@@ -77,7 +77,7 @@ func (a *Agent) known(q query, need need, unreachable bool) (k knowledge, err er
 // asks no one and waits for no one. An error that is not Transient is final for this
 // caller.
 func (a *Agent) authorise(ctx context.Context, q query, need need) (grant, error) {
-	k, err := a.known(q, need, false)
+	k, err := a.known(ctx, q, need, false)
 	if err != nil {
 		return grant{}, err
 	}
@@ -96,7 +96,7 @@ func (a *Agent) authorise(ctx context.Context, q query, need need) (grant, error
 	if asked.err == nil {
 		return asked.grant, nil
 	}
-	if g, ok := a.fallBack(q, need, asked.err); ok {
+	if g, ok := a.fallBack(ctx, q, need, asked.err); ok {
 		return g, nil
 	}
 	return grant{}, asked.err
@@ -105,8 +105,8 @@ func (a *Agent) authorise(ctx context.Context, q query, need need) (grant, error
 // fallBack says what q may have though asking failed: if the Hub cannot be reached, what
 // was proved and resolved before still holds; and what the operator opened stays open
 // when the Hub turns everybody away.
-func (a *Agent) fallBack(q query, need need, asking error) (grant, bool) {
-	k, err := a.known(q, need, true)
+func (a *Agent) fallBack(ctx context.Context, q query, need need, asking error) (grant, bool) {
+	k, err := a.known(ctx, q, need, true)
 	if err != nil || k.commit.IsZero() || need == listing && k.manifest == nil || !k.allowed() {
 		return grant{}, false
 	}

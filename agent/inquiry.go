@@ -25,7 +25,7 @@ type inquiry struct {
 	// the Repo is held here.
 	held *fetcher.Manifest
 	// record returns the Manifest that is on record, or an fs.ErrNotExist.
-	record func(store.Origin, fetcher.Commit) (*fetcher.Manifest, error)
+	record func(context.Context, store.Origin, fetcher.Commit) (*fetcher.Manifest, error)
 	// node is whose token asks instead of cred, for its rate limit, what was shown to be
 	// anybody's to know; nil for nobody's.
 	node *nodeToken
@@ -106,7 +106,7 @@ func (i inquiry) describe(ctx context.Context, ref fetcher.Ref) (showing, error)
 	if res.RepoID != "" {
 		shown.origin.ID = res.RepoID
 	}
-	shown.manifest, err = i.record(shown.origin, res.Commit)
+	shown.manifest, err = i.record(ctx, shown.origin, res.Commit)
 	if errors.Is(err, fs.ErrNotExist) {
 		shown.listed = true
 		shown.manifest, err = sparing(ctx, i, func(cred fetcher.Secret) (*fetcher.Manifest, error) {

@@ -3,12 +3,16 @@ package agent
 import (
 	"context"
 	"errors"
+	"io/fs"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/ballast-csi/ballast/agent/store"
+	"github.com/ballast-csi/ballast/agent/store/storetest"
 	"github.com/ballast-csi/ballast/fetcher"
 )
 
@@ -120,4 +124,32 @@ func TestBytesText(t *testing.T) {
 			t.Errorf("bytesText(%d) = %q, want %q", n, got, want)
 		}
 	}
+}
+
+func TestAManifestIsReadOnceForAllWhoHoldIt(t *testing.T) {
+	s := storetest.Open(t)
+	repo, _ := fetcher.ParseRepo("org/name")
+	commit, _ := fetcher.ParseCommit(strings.Repeat("a", 40))
+	storetest.Fill(t, s, repo, commit, map[string][]byte{"a": []byte("1")}, nil)
+	m := manifests{store: s}
+	got := make(chan *fetcher.Manifest, 8)
+	for range cap(got) {
+		go func() {
+			read, err := m.get(t.Context(), store.Origin{Repo: repo}, commit)
+			if err != nil {
+				t.Error(err)
+			}
+			got <- read
+		}()
+	}
+	first := <-got
+	for range cap(got) - 1 {
+		if other := <-got; other != first {
+			t.Error("it was read twice")
+		}
+	}
+	if other, err := m.get(t.Context(), store.Origin{Repo: repo, ID: "another"}, commit); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("another of its name lists %v, %v", other, err)
+	}
+	runtime.KeepAlive(first)
 }
