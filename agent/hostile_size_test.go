@@ -64,8 +64,8 @@ func TestHostileTreeOfManyDirectoriesHoldsNoCallBeyondItsEnd(t *testing.T) {
 	must(t, err)
 }
 
-// A Filter is a tenant's: matching it against a long listing of long names ends with the
-// call that asked for it.
+// A Filter is a tenant's: matching it against a long listing of long names, which would
+// take a minute here, holds no call, and ends with whoever waits for it.
 func TestHostilePatternsEndWithTheirCall(t *testing.T) {
 	w := newWorld(t)
 	w.dir = fence(t)
@@ -99,6 +99,11 @@ func TestHostilePatternsEndWithTheirCall(t *testing.T) {
 	}
 	if err := <-other; err != nil {
 		t.Errorf("another repository of the same Hub: %v", err)
+	}
+	must(t, w.Release(t.Context(), hostileRequest(nil).Volume))
+	took, _ = measure(w.halt) // waits for all that is under way
+	if took > 2*time.Second {
+		t.Errorf("the agent worked on for %s for nobody", took)
 	}
 }
 
