@@ -90,20 +90,32 @@ func TestTheNodesTokenAsksWhatAnonymousOnesWereShown(t *testing.T) {
 	}
 }
 
-// A private repository that the node's account may read, or that is here for others, is to
-// a namespace that has no access exactly like one that is missing: in what is said, and in
-// what is asked.
-func TestAPrivateRepoLooksLikeOneThatIsMissing(t *testing.T) {
-	for name, tc := range map[string]struct {
-		tenant     string
-		lent, here bool
-	}{
-		"nobody, the node may read it":         {"", true, false},
-		"another, the node may read it":        {"other", true, false},
-		"nobody, it is here":                   {"", false, true},
-		"another, it is here":                  {"other", false, true},
-		"another, it is here, the node may it": {"other", true, true},
-	} {
+func TestTheNodesTokenTellsNothingOfAPrivateRepo(t *testing.T) {
+	looksMissing(t, map[string]privately{
+		"nobody":  {tenant: "", lent: true},
+		"another": {tenant: "other", lent: true},
+	})
+}
+
+func TestAPrivateRepoThatIsHereLooksLikeOneThatIsMissing(t *testing.T) {
+	looksMissing(t, map[string]privately{
+		"nobody":                            {tenant: "", here: true},
+		"another":                           {tenant: "other", here: true},
+		"another, and the node may read it": {tenant: "other", lent: true, here: true},
+	})
+}
+
+// privately is a private repository: who asks about it, whether the node's account may read
+// it, and whether it is here for others.
+type privately struct {
+	tenant     string
+	lent, here bool
+}
+
+// looksMissing checks that to a namespace that has no access it is exactly like one that is
+// missing: in what is said, and in what is asked.
+func looksMissing(t *testing.T, cases map[string]privately) {
+	for name, tc := range cases {
 		w := newWorld(t)
 		w.cfg.RefMaxAge = time.Nanosecond
 		if tc.lent {
