@@ -7,5 +7,5 @@ FROM scratch
 ARG TARGETARCH
 COPY build/image/${TARGETARCH}/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 COPY build/image/${TARGETARCH}/ballast /ballast
-USER 65536:65536
+USER 2000000000:2000000000
 ENTRYPOINT ["/ballast"]

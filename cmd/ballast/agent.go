@@ -30,7 +30,10 @@ const (
 	defaultCacheDir    = "/var/lib/ballast"
 	defaultAgentSocket = "/run/ballast/agent.sock"
 	defaultCSIHTTP     = "/run/ballast-csi/http.sock"
-	defaultAgentUID    = 65536 // nobody in pods with a user namespace: their mounts map up to 65535
+	// Nobody's: the mounts of pods with a user namespace map what is below 65536, and
+	// kubelet takes the uids from there on, 65536 a pod, for these pods themselves
+	// (pkg/kubelet/userns); OpenShift gives namespaces those from 1000000000 on.
+	defaultAgentUID = 2000000000
 )
 
 type agentFlags struct {

@@ -157,7 +157,7 @@ func TestPrepareLeavesWhatIsSomebodyElses(t *testing.T) {
 			must(t, os.Chown(p.cache, owner, owner))
 			must(t, os.WriteFile(p.cache+"/letters", nil, 0o600))
 			must(t, os.Chown(p.cache+"/letters", 1001, 1001))
-			p.refused(p.cache, fmt.Sprintf("uid %d's", owner), `"letters" of uid 1001`, "chown -R 65536:65536 "+p.cache)
+			p.refused(p.cache, fmt.Sprintf("uid %d's", owner), `"letters" of uid 1001`, "chown -R 2000000000:2000000000 "+p.cache)
 			info, err := os.Lstat(p.cache)
 			must(t, err)
 			if uid, _ := owners(info); uid != owner || info.Mode().Perm() != 0o700 || len(left(t, p.cache)) != 1 {

@@ -16,7 +16,7 @@ import (
 // What Ballast's processes are is read from inside their pods, by way of /proc (proc(5)):
 // the image has no shell.
 
-const agentUID = 65536
+const agentUID = 2000000000
 
 // TestAgentIsAPlainUserThatSeesItsDirectoriesAlone, as the kernel has it.
 func TestAgentIsAPlainUserThatSeesItsDirectoriesAlone(t *testing.T) {

@@ -102,7 +102,7 @@ func checkConfig(t *testing.T, img v1.Image, arch string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if cfg.OS != "linux" || cfg.Architecture != arch || cfg.Config.User != "65536:65536" || strings.Join(cfg.Config.Entrypoint, " ") != "/ballast" ||
+	if cfg.OS != "linux" || cfg.Architecture != arch || cfg.Config.User != "2000000000:2000000000" || strings.Join(cfg.Config.Entrypoint, " ") != "/ballast" ||
 		cfg.Config.Labels["org.opencontainers.image.version"] != "v0-test" || cfg.Created.Unix() != 0 {
 		t.Errorf("%s: config %+v", arch, cfg)
 	}

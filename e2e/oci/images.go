@@ -15,7 +15,7 @@ import (
 
 // user is who Ballast's image runs as unless a pod says otherwise: the owner of the
 // cache directory.
-const user = "65536:65536"
+const user = "2000000000:2000000000"
 
 // Certificates returns Mozilla's roots as PEM, and how many. It leaves out those
 // that Mozilla trusts only for certificates issued before some date, which PEM

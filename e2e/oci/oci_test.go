@@ -57,7 +57,7 @@ func TestBallastIsWrittenWithTheVersionItIsGiven(t *testing.T) {
 		t.Fatal(err)
 	}
 	img, config := only(t, archive)
-	if config.User != "65536:65536" || !slices.Equal(config.Entrypoint, []string{"/ballast"}) {
+	if config.User != "2000000000:2000000000" || !slices.Equal(config.Entrypoint, []string{"/ballast"}) {
 		t.Errorf("config %+v", config)
 	}
 	said, err := exec.CommandContext(t.Context(), program(t, img, "ballast"), "--version").CombinedOutput()
