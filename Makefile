@@ -2,7 +2,7 @@
 # whose race detector needs a C compiler, `e2e-hub`, which needs python3-venv, and
 # `e2e`, which says what it needs.
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
-FUZZTIME ?= 3s
+FUZZTIME ?= 1m
 GO_FILES = $(shell git ls-files --cached --others --exclude-standard '*.go')
 
 .PHONY: build demo test test-long fuzz e2e-hub e2e e2e-node e2e-scenarios e2e-pod-image lint fmt-check vet staticcheck vulncheck vulndb verify image reproducible generate
@@ -17,12 +17,11 @@ demo: build
 # Every test but e2e. Tests that mount re-execute themselves in namespaces.
 test: need-cc
 	go test -race ./...
-	@$(MAKE) --no-print-directory fuzz
+	@$(MAKE) --no-print-directory fuzz FUZZTIME=3s
 
 # What is too long for every edit.
-test-long: need-cc
+test-long:
 	go test -count=1 -timeout 20m -run 'Hostile|Fleet' ./agent -long
-	@$(MAKE) --no-print-directory fuzz FUZZTIME=20s
 
 # Every fuzz target for FUZZTIME each. What makes one fail is left in its package's
 # testdata/fuzz: commit it, and every "go test" tries it from then on. Before Go 1.27 the
