@@ -30,7 +30,8 @@ var (
 	// ErrInsecure: a token was given, and the way to the Authority is not encrypted.
 	ErrInsecure = errors.New("a token is not sent over http://")
 	// ErrOffLimits: content is said to be where no content is, such as at a cloud's
-	// metadata address. Whoever said so is hostile or broken; waiting mends neither.
+	// metadata address, or where an https endpoint's is not fetched from, at http://.
+	// Whoever said so is hostile, broken or set up so; waiting mends nothing.
 	ErrOffLimits = errors.New("off limits")
 )
 

@@ -7,12 +7,14 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"net"
 	"net/http"
 	"net/url"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 	"unicode"
 
@@ -56,7 +58,10 @@ var (
 func (c *Client) statusError(ctx context.Context, q request, a *answer) error {
 	said := verdictOf(a.Response, q.cred)
 	if a.home && !said.hubs && q.method == http.MethodHead && isJSON(a.Header) && mayBeVerdict(a.StatusCode) {
-		said = c.spellOut(ctx, q, a)
+		var err error
+		if said, err = c.spellOut(ctx, q, a); err != nil {
+			return err
+		}
 	}
 	detail := statusText(a.StatusCode)
 	if said.message != "" {
@@ -134,18 +139,22 @@ func verdictOf(res *http.Response, cred fetcher.Secret) verdict {
 }
 
 // spellOut asks again for what a HEAD was refused without the Hub's headers: the
-// answer to a GET has a body to tell by.
-func (c *Client) spellOut(ctx context.Context, q request, a *answer) verdict {
+// answer to a GET has a body to tell by. What keeps that from being asked or answered,
+// such as a limit, is then all that is known.
+func (c *Client) spellOut(ctx context.Context, q request, a *answer) (verdict, error) {
 	q.method, q.url, q.span = http.MethodGet, a.url, "bytes=0-0"
 	again, err := c.send(ctx, q)
 	if err != nil {
-		return verdict{}
+		return verdict{}, err
 	}
 	defer again.Body.Close()
-	if again.StatusCode != a.StatusCode || !again.home {
-		return verdict{}
+	switch {
+	case again.StatusCode == http.StatusTooManyRequests:
+		return verdict{}, c.statusError(ctx, q, again)
+	case again.StatusCode != a.StatusCode || !again.home:
+		return verdict{}, nil
 	}
-	return verdictOf(again.Response, q.cred)
+	return verdictOf(again.Response, q.cred), nil
 }
 
 func isJSON(h http.Header) bool { return strings.HasPrefix(h.Get("Content-Type"), "application/json") }
@@ -249,5 +258,21 @@ func networkError(ctx context.Context, q request, err error) error {
 	if ctx.Err() != nil {
 		return fmt.Errorf("%s: %w", q.what, context.Cause(ctx))
 	}
+	if short := shortage(err); short != nil {
+		return fmt.Errorf("%s: %w", q.what, short)
+	}
 	return &fetcher.UnreachableError{Err: fmt.Errorf("%s: %s", q.what, clean(err.Error(), q.cred))}
+}
+
+// shortage returns what this machine is short of, if that is what ended err's attempt: it
+// says nothing of the Hub. Of what a lookup failed by, net keeps the text alone.
+func shortage(err error) error {
+	var lookup *net.DNSError
+	failed := errors.As(err, &lookup)
+	for _, short := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM} {
+		if errors.Is(err, short) || failed && strings.Contains(lookup.Err, short.Error()) {
+			return short
+		}
+	}
+	return nil
 }

@@ -124,7 +124,7 @@ func FuzzErrorAnswer(f *testing.F) {
 			res := &http.Response{StatusCode: status, Header: h, Body: io.NopCloser(strings.NewReader(body))}
 			a := &answer{Response: res, url: q.url, home: home, seen: []http.Header{h}}
 			if home {
-				c.heed(q.url, q.cred, res)
+				c.heed(q.cred, res)
 			}
 			err := c.statusError(t.Context(), q, a)
 			wantFitText(t, err)
@@ -187,7 +187,10 @@ func FuzzLocation(f *testing.F) {
 			wantFitText(t, unusable(request{what: "read"}, err))
 			return
 		}
-		if next.Scheme != "https" || next.Host == "" || next.User != nil || next.Fragment != "" {
+		if next.Scheme != "https" {
+			wantFitText(t, downgrade(request{what: "read"}, from, next))
+		}
+		if next.Host == "" || next.User != nil || next.Fragment != "" {
 			t.Errorf("%q leads to %+v", location, next)
 		}
 		host := next.Hostname()

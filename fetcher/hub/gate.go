@@ -37,7 +37,9 @@ type limit struct {
 // not is sent, and refused by the Hub again.
 const maxShut = 1024
 
-// gate keeps back what the Hub has said that it would refuse.
+// gate keeps back what the Hub has said that it would refuse, which is what RateLimit
+// calls used up. A 429 that says no more may be about one repository (a mirror passes its
+// upstream's on): whoever got it waits, nobody else.
 type gate struct {
 	mu   sync.Mutex // guards shut
 	shut map[limit]time.Time
@@ -62,7 +64,8 @@ func (g *gate) close(l limit, wait time.Duration) {
 	if !g.shut[l].Before(now.Add(wait)) {
 		return
 	}
-	if g.shut == nil || len(g.shut) >= maxShut {
+	_, known := g.shut[l]
+	if g.shut == nil || !known && len(g.shut) >= maxShut {
 		kept := make(map[limit]time.Time)
 		for l, until := range g.shut {
 			if until.After(now) {
@@ -71,20 +74,17 @@ func (g *gate) close(l limit, wait time.Duration) {
 		}
 		g.shut = kept
 	}
-	if len(g.shut) < maxShut {
+	if known || len(g.shut) < maxShut {
 		g.shut[l] = now.Add(min(wait+rand.N(wait/10+1), maxRetryAfter))
 	}
 }
 
-// heed closes the gate for what an answer of the endpoint says is used up. That may
-// be another bucket than the one we took the request for.
-func (c *Client) heed(u *url.URL, cred fetcher.Secret, res *http.Response) {
+// heed closes the gate for what an answer of the endpoint says is used up, whichever
+// bucket we took the request for.
+func (c *Client) heed(cred fetcher.Secret, res *http.Response) {
 	for _, b := range budgets(res.Header) {
 		if b.left == 0 && (b.bucket == api || b.bucket == resolvers) {
 			c.gate.close(limit{b.bucket, cred}, b.reset+time.Second)
 		}
-	}
-	if res.StatusCode == http.StatusTooManyRequests {
-		c.gate.close(limit{c.bucketOf(u), cred}, retryAfter(res.Header))
 	}
 }

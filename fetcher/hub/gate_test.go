@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -140,10 +141,10 @@ func TestBucketThatIsUsedUpIsNotAskedBeforeItsReset(t *testing.T) {
 	}{
 		"429":                             {api, 429, []string{"RateLimit", `"api";r=0;t=55`}, map[string]bool{api: true}},
 		"429 of resolvers":                {resolvers, 429, []string{"RateLimit", `"resolvers";r=0;t=55`}, map[string]bool{resolvers: true}},
-		"429 that tells only a time":      {api, 429, []string{"RateLimit", "", "Retry-After", "60"}, map[string]bool{api: true}},
-		"429 that tells nothing":          {resolvers, 429, []string{"RateLimit", ""}, map[string]bool{resolvers: true}},
-		"429 for another bucket":          {api, 429, []string{"RateLimit", `"resolvers";r=0;t=55`}, map[string]bool{api: true, resolvers: true}},
-		"429 for a bucket unheard of":     {api, 429, []string{"RateLimit", `"pages";r=0;t=55`}, map[string]bool{api: true}},
+		"429 that tells only a time":      {api, 429, []string{"RateLimit", "", "Retry-After", "60"}, map[string]bool{}},
+		"429 that tells nothing":          {resolvers, 429, []string{"RateLimit", ""}, map[string]bool{}},
+		"429 for another bucket":          {api, 429, []string{"RateLimit", `"resolvers";r=0;t=55`}, map[string]bool{resolvers: true}},
+		"429 for a bucket unheard of":     {api, 429, []string{"RateLimit", `"pages";r=0;t=55`}, map[string]bool{}},
 		"429 to come again at once":       {api, 429, []string{"RateLimit", "", "Retry-After", "0"}, map[string]bool{}},
 		"an answer, the last":             {api, 200, []string{"RateLimit", `"api";r=0;t=55`}, map[string]bool{api: true}},
 		"an answer, the last of a window": {api, 200, []string{"RateLimit", `"api";r=0;t=0`}, map[string]bool{api: true}},
@@ -167,6 +168,63 @@ func TestBucketThatIsUsedUpIsNotAskedBeforeItsReset(t *testing.T) {
 			if err := a.ask(bucket, ""); err != nil {
 				t.Errorf("%s, then %s of another credential: %v", name, bucket, err)
 			}
+		}
+	}
+}
+
+// A mirror may pass on what its upstream says about one repository.
+func TestLimitOfOneRepositoryHoldsUpNoOther(t *testing.T) {
+	a := newAsker(t)
+	a.h.AddRepo("org/other", map[string][]byte{"a": []byte("a")})
+	a.h.Intercept(func(w http.ResponseWriter, r *http.Request) bool {
+		if !strings.Contains(r.URL.Path, "org/name") {
+			return false
+		}
+		w.Header().Set("Retry-After", "600")
+		w.WriteHeader(http.StatusTooManyRequests)
+		return true
+	})
+	var limited *fetcher.RateLimitedError
+	if err := a.ask(api, ""); !errors.As(err, &limited) || limited.RetryAfter != 600*time.Second {
+		t.Errorf("the one: %v", err)
+	}
+	other, err := fetcher.ParseRepo("org/other")
+	if err != nil {
+		t.Fatal(err)
+	}
+	main, err := fetcher.ParseRef("main")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.c.Resolve(t.Context(), other, main, fetcher.Secret{}); err != nil {
+		t.Errorf("the other: %v", err)
+	}
+}
+
+// Where a refusal has to be asked about once more, by a GET, that may be what is limited:
+// then nothing is known, and whoever could read it before is not let in for that.
+func TestLimitOnSpellingARefusalOutIsALimit(t *testing.T) {
+	for name, headers := range map[string]func(h http.Header, method string) (status int){
+		"the HEAD was the last of its window": func(h http.Header, _ string) int {
+			h.Set("RateLimit", `"resolvers";r=0;t=55`)
+			return http.StatusNotFound
+		},
+		"the GET is one too many": func(h http.Header, method string) int {
+			if method == http.MethodGet {
+				return http.StatusTooManyRequests
+			}
+			return http.StatusNotFound
+		},
+	} {
+		a := newAsker(t)
+		a.h.Intercept(func(w http.ResponseWriter, r *http.Request) bool {
+			w.Header().Set("Content-Type", "application/json") // and no X-Error-Code
+			w.WriteHeader(headers(w.Header(), r.Method))
+			return true
+		})
+		var limited *fetcher.RateLimitedError
+		if err := a.ask(resolvers, "friend"); fetcher.Unreachable(err) || !errors.As(err, &limited) {
+			t.Errorf("%s: %v", name, err)
 		}
 	}
 }

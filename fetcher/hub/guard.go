@@ -31,9 +31,10 @@ var forbidden = []struct {
 	{"multicast", prefixes("224.0.0.0/4", "ff00::/8")},
 	{"broadcast", prefixes("255.255.255.255/32")},
 	// Those that are not link-local: AWS (all of its services for instances), Google,
-	// Scaleway, Alibaba, Azure, Oracle.
+	// Scaleway, Alibaba, Azure, Oracle, Akamai.
 	{"cloud metadata", prefixes("fd00:ec2::/32", "fd20:ce::254/128", "fd00:42::42/128",
-		"100.100.100.200/32", "168.63.129.16/32", "192.0.0.192/32")},
+		"100.100.100.200/32", "fd00:100::100:200/128", "168.63.129.16/32",
+		"192.0.0.192/32", "fd00:c1::a9fe:a9fe/128", "fd00:a9fe:a9fe::1/128")},
 }
 
 func prefixes(texts ...string) (list []netip.Prefix) {

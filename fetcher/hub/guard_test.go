@@ -41,6 +41,9 @@ func TestGuardForbidsEveryFormOfAnAddress(t *testing.T) {
 		"100.100.100.200":          "cloud metadata",
 		"168.63.129.16":            "cloud metadata",
 		"192.0.0.192":              "cloud metadata",
+		"fd00:c1::a9fe:a9fe":       "cloud metadata",
+		"fd00:a9fe:a9fe::1":        "cloud metadata",
+		"fd00:100::100:200":        "cloud metadata",
 		"64:ff9b::a83f:8110":       "cloud metadata",
 	} {
 		err := (guard{}).control(t.Context(), "tcp", net.JoinHostPort(address, "80"), nil)
@@ -100,14 +103,14 @@ func guarded(t *testing.T, location string) (*Client, *hubtest.Hub) {
 	return c, h
 }
 
-// readBoth reads a range, and a whole file.
-func readBoth(t *testing.T, c *Client) (errs []error) {
+// readBoth reads a range, and a whole file, with cred.
+func readBoth(t *testing.T, c *Client, cred fetcher.Secret) (errs []error) {
 	t.Helper()
 	path, err := fetcher.ParsePath("model.safetensors")
 	if err != nil {
 		t.Fatal(err)
 	}
-	o, err := c.Open(t.Context(), revisionOf(t), fetcher.File{Path: path, Size: 100}, fetcher.Secret{})
+	o, err := c.Open(t.Context(), revisionOf(t), fetcher.File{Path: path, Size: 100}, cred)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -151,7 +154,7 @@ func TestRedirectOfContentNeverLeadsToThisNodeOrItsCloud(t *testing.T) {
 		"loopback, shortened": {"http://127.1" + port + "/?sig=signature", "neither"},
 	} {
 		client, _ := guarded(t, c.location)
-		wantOffLimits(t, name, c.says, readBoth(t, client))
+		wantOffLimits(t, name, c.says, readBoth(t, client, fetcher.Secret{}))
 	}
 }
 
@@ -165,7 +168,7 @@ func TestNameThatResolvesToAForbiddenAddressIsNotConnectedTo(t *testing.T) {
 		return (&net.Dialer{}).DialContext(ctx, "udp", dns)
 	}}
 	c.direct = newTransport(1, nil, net.Dialer{ControlContext: c.guard.control, Resolver: resolver})
-	wantOffLimits(t, "a name", "127.0.0.1 is a loopback address", readBoth(t, c))
+	wantOffLimits(t, "a name", "127.0.0.1 is a loopback address", readBoth(t, c, fetcher.Secret{}))
 }
 
 // serveDNS answers every question for an A record with addr, and returns where.
@@ -245,7 +248,7 @@ func TestProxyIsNotAskedForForbiddenHosts(t *testing.T) {
 		}
 		c.proxy = http.ProxyURL(at)
 		c.transport = newTransport(1, c.proxy, net.Dialer{})
-		errs := readBoth(t, c)
+		errs := readBoth(t, c, fetcher.Secret{})
 		if refused {
 			wantOffLimits(t, host, "", errs)
 		} else if errs[1] != nil || len(asked) < 3 {

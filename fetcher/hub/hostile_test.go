@@ -113,7 +113,7 @@ func TestHostileHTTPIsBounded(t *testing.T) {
 		runtime.ReadMemStats(&before)
 		_, listing := c.Manifest(t.Context(), revisionOf(t), fetcher.Secret{})
 		proof := prove(t, c)
-		reads := readBoth(t, c)
+		reads := readBoth(t, c, fetcher.Secret{})
 		runtime.ReadMemStats(&after)
 		for i, err := range append([]error{listing, proof}, reads...) {
 			if !fetcher.Unreachable(err) || fetcher.Denied(err) || len(err.Error()) > 700 || !strings.Contains(err.Error(), "org/name") {
@@ -155,7 +155,7 @@ func TestContentThatIsSentOnWithoutEndIsGivenUp(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.CloseIdle()
-	for i, err := range readBoth(t, c) {
+	for i, err := range readBoth(t, c, fetcher.Secret{}) {
 		if !fetcher.Unreachable(err) || !strings.Contains(err.Error(), "more than 5 redirects") || strings.Contains(err.Error(), "sig") {
 			t.Errorf("read %d: %v", i+1, err)
 		}

@@ -8,11 +8,13 @@
 //   - A token goes to the endpoint's own origin (scheme, host and port) and
 //     nowhere else: a redirect to another one drops it for good.
 //   - A token goes over http:// only if Config says so.
-//   - A redirect to another origin never connects to what guard forbids.
+//   - A redirect to another origin never connects to what guard forbids, and none is
+//     followed from https to http.
 //   - What the Hub has said that it would refuse for now is not sent.
 //   - Neither a token nor a signed URL is in any error or log line.
 //   - Only the Hub's own words are a verdict on a repository. A proxy's page, a
-//     default backend's 404 or a login's redirect is fetcher.UnreachableError.
+//     default backend's 404 or a login's redirect is fetcher.UnreachableError; a limit
+//     of the Hub's, or a shortage of this machine's, never is.
 //   - No answer grows without bound: JSON, pages and redirects are limited.
 //     Bodies of content have no time limit here; the engine's stall watchdog
 //     ends them.

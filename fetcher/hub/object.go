@@ -72,7 +72,7 @@ func (o *object) ReadRange(ctx context.Context, off, n int64) (io.ReadCloser, er
 		}
 		a.Body.Close()
 		if attempt > 0 { // a firewall, a clock: nothing that the token could mend
-			return nil, &fetcher.UnreachableError{Err: fmt.Errorf("%s: %s refuses a URL just signed: %s", q.what, a.url.Host, statusText(a.StatusCode))}
+			return nil, &fetcher.UnreachableError{Err: fmt.Errorf("%s: %s refuses a URL just signed: %s", q.what, clean(a.url.Host, o.cred), statusText(a.StatusCode))}
 		}
 		o.client.log.Debug("content URL expired", zap.Stringer("revision", o.rev), zap.Stringer("path", o.file.Path))
 		expired = q.url
@@ -113,6 +113,9 @@ func (o *object) locate(ctx context.Context, expired *url.URL) (*url.URL, error)
 		if err != nil {
 			return nil, unusable(q, err)
 		}
+		if err := downgrade(q, a.url, next); err != nil {
+			return nil, err
+		}
 		o.place = next
 	default:
 		return nil, o.client.statusError(asking, q, a)
@@ -123,7 +126,7 @@ func (o *object) locate(ctx context.Context, expired *url.URL) (*url.URL, error)
 // reader checks that an answer is the one asked for. Bytes of another shape are some
 // server's or proxy's mistake, which another try may not meet, not the repository's.
 func (o *object) reader(ctx context.Context, q request, a *answer, off, n int64) (io.ReadCloser, error) {
-	q.what += " from " + a.url.Host
+	q.what += " from " + clean(a.url.Host, q.cred)
 	wrong := ""
 	switch {
 	case a.StatusCode != http.StatusOK && a.StatusCode != http.StatusPartialContent:

@@ -52,7 +52,7 @@ func isRedirect(status int) bool {
 
 // send asks q and follows redirects: at the endpoint's origin always, to another
 // one only if q.away. A redirect that is not followed is the answer. An error is
-// one of the network or of a redirect that makes no sense; any status is an answer.
+// one of the network or of a redirect that may not be followed; any status is an answer.
 func (c *Client) send(ctx context.Context, q request) (*answer, error) {
 	if !sendable(q.cred.Reveal()) {
 		return nil, fmt.Errorf("%s: %w: it has characters that no token has", q.what, fetcher.ErrBadToken)
@@ -84,6 +84,9 @@ func (c *Client) send(ctx context.Context, q request) (*answer, error) {
 			return a, nil
 		}
 		discard(res.Body)
+		if err := downgrade(q, a.url, next); err != nil {
+			return nil, err
+		}
 		a.url, a.home = next, home
 	}
 }
@@ -113,7 +116,7 @@ func (c *Client) once(ctx context.Context, q request, a *answer) (*http.Response
 	if err != nil {
 		return nil, networkError(ctx, q, err)
 	}
-	c.heed(a.url, q.cred, res)
+	c.heed(q.cred, res)
 	return res, nil
 }
 
@@ -163,11 +166,19 @@ func redirectTarget(from *url.URL, location string) (*url.URL, error) {
 		return nil, errors.New("a redirect to something that is no URL")
 	case next.Scheme != "http" && next.Scheme != "https":
 		return nil, fmt.Errorf("a redirect to scheme %.20q", next.Scheme)
-	case from.Scheme == "https" && next.Scheme == "http":
-		return nil, fmt.Errorf("a redirect from https to http at %s", next.Host)
 	}
 	next.User, next.Fragment = nil, ""
 	return next, nil
+}
+
+// downgrade refuses to follow a redirect from https to http: the content, and the signed
+// URL that gives it to anyone, could be read on the way, which no operator has allowed.
+func downgrade(q request, from, next *url.URL) error {
+	if from.Scheme != "https" || next.Scheme != "http" {
+		return nil
+	}
+	return fmt.Errorf("%s: %w: %s is at https and sends content to http://%s, which could be read on the way: give an endpoint with https storage, or one at http://",
+		q.what, fetcher.ErrOffLimits, clean(from.Host, q.cred), clean(next.Host, q.cred))
 }
 
 // discard lets the connection be used again if little is left of a body.
