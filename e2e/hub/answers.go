@@ -9,7 +9,7 @@ import (
 )
 
 // setHeaders sets what the Hub sends with every answer: the quota is that of an
-// anonymous caller, and never used up (RateLimit does that).
+// anonymous caller, and never used up.
 func setHeaders(h http.Header, request int64, t target) {
 	bucket, quota := t.bucket()
 	h.Set("X-Request-Id", fmt.Sprintf("Root=1-%08x", request))
@@ -25,13 +25,10 @@ func (t target) bucket() (name string, quota int) {
 	return "api", 500
 }
 
-// tooMany answers 429. A client waits one second beyond the reset that RateLimit
-// tells, so it is told one second short of what Retry-After says.
-func tooMany(w http.ResponseWriter, t target, wait time.Duration) {
-	seconds := int((wait + time.Second - 1) / time.Second)
-	bucket, _ := t.bucket()
-	w.Header().Set("RateLimit", fmt.Sprintf(`"%s";r=0;t=%d`, bucket, seconds-1))
-	w.Header().Set("Retry-After", strconv.Itoa(seconds))
+// tooMany answers 429 as a mirror passes one of its upstream's on, which is about one
+// repository: it says when to come back, and nothing is used up.
+func tooMany(w http.ResponseWriter, wait time.Duration) {
+	w.Header().Set("Retry-After", strconv.Itoa(int((wait+time.Second-1)/time.Second)))
 	fail(w, http.StatusTooManyRequests, "", "We had to rate limit you.")
 }
 

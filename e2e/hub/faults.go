@@ -104,7 +104,8 @@ func (h *Hub) Flip(repo, path string, offset int64) (restore func()) {
 	})
 }
 
-// RateLimit answers all requests for repo with 429 for so long; 0 lifts it.
+// RateLimit answers all requests for repo, and for no other, with 429 for so long; 0 lifts
+// it.
 func (h *Hub) RateLimit(repo string, d time.Duration) {
 	r := h.repository(repo)
 	r.change(func() { r.limit = time.Now().Add(d) })

@@ -242,24 +242,25 @@ func TestARevokedTokenIsRefusedEverywhere(t *testing.T) {
 	}
 }
 
-func TestRateLimitSaysWhenToComeBack(t *testing.T) {
+func TestRateLimitOfOneRepositorySaysWhenToComeBack(t *testing.T) {
 	h := start(t, 0)
 	rev := upload(t, h, "org/model", sized(1000))
 	upload(t, h, "org/other", sized(1000))
-	resolve := func(repo string) error { // as a client that was told nothing yet
-		_, err := newClient(t, h).Resolve(t.Context(), repoOf(t, repo), refOf(t, "main"), fetcher.Secret{})
+	client := newClient(t, h)
+	resolve := func(repo string) error {
+		_, err := client.Resolve(t.Context(), repoOf(t, repo), refOf(t, "main"), fetcher.Secret{})
 		return err
 	}
 	h.RateLimit("org/model", time.Minute)
 	var limited *fetcher.RateLimitedError
-	if err := resolve("org/model"); !errors.As(err, &limited) || limited.RetryAfter < 55*time.Second || limited.RetryAfter > 66*time.Second { // up to a tenth more than told
+	if err := resolve("org/model"); !errors.As(err, &limited) || limited.RetryAfter < 55*time.Second || limited.RetryAfter > time.Minute {
 		t.Errorf("limited: %v", err)
 	}
-	if _, err := newClient(t, h).Prove(t.Context(), rev.Repo, refOf(t, "main"), pathOf(t, weights), fetcher.Secret{}); !errors.As(err, &limited) {
+	if _, err := client.Prove(t.Context(), rev.Repo, refOf(t, "main"), pathOf(t, weights), fetcher.Secret{}); !errors.As(err, &limited) {
 		t.Errorf("limited: %v", err)
 	}
 	res, _ := get(t, http.MethodGet, h.URL()+"/org/model/resolve/main/config.json", "")
-	if got := res.Header.Get("RateLimit"); res.StatusCode != http.StatusTooManyRequests || !strings.HasPrefix(got, `"resolvers";r=0;t=5`) || res.Header.Get("Retry-After") == "" {
+	if got := res.Header.Get("RateLimit"); res.StatusCode != http.StatusTooManyRequests || strings.Contains(got, ";r=0;") || res.Header.Get("Retry-After") == "" {
 		t.Errorf("limited: %s, RateLimit %s", res.Status, got)
 	}
 	if err := resolve("org/other"); err != nil {

@@ -74,7 +74,7 @@ func (h *Hub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		panic(http.ErrAbortHandler) // which closes the connection, and says nothing
 	}
 	if wait := c.repo.limited(); wait > 0 {
-		tooMany(w, c.target, wait)
+		tooMany(w, wait)
 		return
 	}
 	if !h.admit(w, c) {
