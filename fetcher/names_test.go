@@ -36,12 +36,17 @@ func TestParseRepo(t *testing.T) {
 		}
 	}
 	for _, s := range []string{
-		"", "/", "a/", "/a", "a/b/c", "datasets/", "datasets/a/b/c", "spaces/a/b", "a--b", "a..b", "-a", "a-", ".a", "a.",
+		"", "/", "a/", "/a", "a/b/c", "datasets/", "datasets/a/b/c", "spaces/a/b", "spaces/a", "models/datasets/a", "a--b", "a..b", "-a", "a-", ".a", "a.",
 		"a/.b", "a/b.git", "a b", "a/b\n", "a/b\x00", "../a", "a/..", "a\\b", "a/b?c", "a/b#c", "a/b%2f", "ü/b", "a@b", "https://huggingface.co/a/b",
 		strings.Repeat("a", 97),
 	} {
 		if r, err := fetcher.ParseRepo(s); err == nil || !r.IsZero() || !strings.Contains(err.Error(), "org/name") {
 			t.Errorf("%q reads as %q, %v", s, r, err)
+		}
+	}
+	for _, name := range []string{"datasets/squad", "spaces/squad"} { // a model of that name would be a data set once it is read back
+		if r, err := fetcher.NewRepo(fetcher.Model, name); err == nil {
+			t.Errorf("%q is a model, %q", name, r)
 		}
 	}
 	if _, err := fetcher.NewRepo("space", "a/b"); err == nil {

@@ -54,6 +54,8 @@ func NewRepo(kind Kind, name string) (Repo, error) {
 	for _, part := range parts {
 		bad = bad || !repoPart.MatchString(part)
 	}
+	// The Hub has no such accounts: they begin the names of other kinds.
+	bad = bad || kind == Model && len(parts) == 2 && (parts[0] == "datasets" || parts[0] == "spaces")
 	if bad {
 		return Repo{}, fmt.Errorf("repository %q: must be org/name or name (datasets/org/name for a data set), "+
 			"of letters, digits, '-', '_' and '.', without \"--\" or \"..\", at most %d bytes", name, maxRepoName)
