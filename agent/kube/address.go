@@ -13,8 +13,9 @@ const byAddress = "address"
 // PodAt returns the pod of this node whose address it is, as the kubelet reports it in
 // status.podIPs, and false unless there is exactly one. It says nothing of a pod with
 // hostNetwork, since every process of the node has its address, nor of one that has
-// ended, since its address may be another's by now. What it says is as late as the
-// watch; before Run has listed the pods there are none.
+// ended or is being deleted, since its address may be another's by now: the kubelet
+// reports the end of a pod after the network has taken its address back. What it says is
+// as late as the watch; before Run has listed the pods there are none.
 func (k *Kube) PodAt(addr netip.Addr) (Pod, bool) {
 	pods, err := k.pods.GetTypedIndexer().ByTypedIndex(byAddress, addressKey(addr))
 	if err != nil || len(pods) != 1 {
@@ -26,7 +27,7 @@ func (k *Kube) PodAt(addr netip.Addr) (Pod, bool) {
 // addressesOn returns the index function of a node's pods by address.
 func addressesOn(node string) cache.TypedIndexFunc[*corev1.Pod] {
 	return func(pod *corev1.Pod) ([]string, error) {
-		if pod.Spec.NodeName != node || pod.Spec.HostNetwork ||
+		if pod.Spec.NodeName != node || pod.Spec.HostNetwork || pod.DeletionTimestamp != nil ||
 			pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed {
 			return nil, nil
 		}

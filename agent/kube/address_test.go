@@ -54,6 +54,7 @@ func TestAnAddressThatIsNotOnePodsAloneIsNobodys(t *testing.T) {
 	ended.Status.Phase, failed.Status.Phase = corev1.PodSucceeded, corev1.PodFailed
 	elsewhere := at(pod("elsewhere", "uid-elsewhere", "4"), address)
 	elsewhere.Spec.NodeName = "node-b"
+	leaving := deleting(at(pod("leaving", "uid-leaving", "7"), address), "8")
 	a, b := at(pod("a", "uid-a", "5"), address), at(pod("b", "uid-b", "6"), address)
 	for name, tc := range map[string]struct {
 		pods []*corev1.Pod
@@ -61,9 +62,10 @@ func TestAnAddressThatIsNotOnePodsAloneIsNobodys(t *testing.T) {
 	}{
 		"hostNetwork":               {[]*corev1.Pod{host}, Pod{}},
 		"ended":                     {[]*corev1.Pod{ended, failed}, Pod{}},
+		"being deleted":             {[]*corev1.Pod{leaving}, Pod{}},
 		"another node's":            {[]*corev1.Pod{elsewhere}, Pod{}},
 		"two live pods'":            {[]*corev1.Pod{a, b}, Pod{}},
-		"one live pod's and others": {[]*corev1.Pod{a, ended, failed, host, elsewhere}, named(a)},
+		"one live pod's and others": {[]*corev1.Pod{a, ended, failed, leaving, host, elsewhere}, named(a)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -84,8 +86,8 @@ func TestAnAddressFollowsItsPods(t *testing.T) {
 		a.ResourceVersion = "2"
 		w.update(t, a)
 		w.wantAt(t, address, named(a))
-		w.update(t, deleting(a, "3")) // its processes still run
-		w.wantAt(t, address, named(a))
+		w.update(t, deleting(a, "3")) // its address may be free before it has ended
+		w.wantAt(t, address, Pod{})
 		ended := deleting(a, "4")
 		ended.Status.Phase = corev1.PodSucceeded
 		w.update(t, ended)
