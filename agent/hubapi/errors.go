@@ -7,10 +7,12 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"go.uber.org/zap"
 
+	"github.com/ballast-csi/ballast/agent/store"
 	"github.com/ballast-csi/ballast/fetcher"
 )
 
@@ -60,6 +62,8 @@ func answerTo(err error, anonymous bool) answer {
 		return answer{http.StatusNotFound, bad.code, bad.Error()}
 	case errors.Is(err, fetcher.ErrBadToken):
 		return answer{http.StatusUnauthorized, "", msgBadToken}
+	case errors.Is(err, fetcher.ErrInsecure):
+		return answer{http.StatusForbidden, "", "this node sends no token to its Hub, which is at http://; whoever runs it can allow that with --tokens-over-http"}
 	case errors.Is(err, fetcher.ErrForbidden):
 		return answer{http.StatusForbidden, "", fetcher.ErrForbidden.Error()}
 	case errors.Is(err, fetcher.ErrGated):
@@ -74,8 +78,22 @@ func answerTo(err error, anonymous bool) answer {
 		return answer{http.StatusTooManyRequests, "", "the Hub asks this node to wait"}
 	case fetcher.Unreachable(err), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return answer{http.StatusServiceUnavailable, "", "the Hub cannot be asked from this node now: try again"}
+	case errors.Is(err, fetcher.ErrMalformed):
+		return answer{http.StatusBadGateway, "", "what the Hub says of this repository cannot be used"}
+	case passes(err):
+		return answer{http.StatusServiceUnavailable, "", "this node cannot answer now: try again"}
 	}
 	return answer{http.StatusInternalServerError, "", "internal error: the node's log says more"}
+}
+
+// passes reports whether time mends what this node lacks, or a Repo that changed hands.
+func passes(err error) bool {
+	for _, short := range []error{store.ErrNoSpace, store.ErrReplaced, syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM} {
+		if errors.Is(err, short) {
+			return true
+		}
+	}
+	return false
 }
 
 // fail answers with err and logs what only this server's owner can mend.

@@ -4,9 +4,11 @@ import (
 	"errors"
 	"io/fs"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/ballast-csi/ballast/agent/hubapi"
+	"github.com/ballast-csi/ballast/agent/store"
 	"github.com/ballast-csi/ballast/fetcher"
 )
 
@@ -69,13 +71,18 @@ func TestWhatTheLibraryRefusesIsToldAsTheHubTellsIt(t *testing.T) {
 		{fetcher.ErrGated, 401, 403, "GatedRepo", "restricted"},
 		{fetcher.ErrBadToken, 401, 401, "", "Invalid credentials in Authorization header"},
 		{fetcher.ErrForbidden, 403, 403, "", "token lacks permission"},
+		{fetcher.ErrInsecure, 403, 403, "", "--tokens-over-http"},
+		{fetcher.ErrMalformed, 502, 502, "", "cannot be used"},
+		{store.ErrNoSpace, 503, 503, "", "try again"},
+		{store.ErrReplaced, 503, 503, "", "try again"},
+		{syscall.EMFILE, 503, 503, "", "try again"},
 		{errors.New("disk on fire at /secret/path"), 500, 500, "", "internal error"},
 	} {
 		var seen fetcher.Secret
 		base := serve(t, refusing{Library: hubapi.Cached(s), err: c.err, seen: &seen})
 		for status, headers := range map[int][]string{c.status: nil, c.withKey: {"Authorization: Bearer hf_key"}} {
 			r := ask(t, "GET", base+"/org/name/resolve/main/config.json", nil, headers...)
-			if r.Header.Get("X-Error-Code") != c.code || !strings.Contains(r.Header.Get("X-Error-Message"), c.message) || (c.status != c.withKey && r.StatusCode != status) {
+			if r.Header.Get("X-Error-Code") != c.code || !strings.Contains(r.Header.Get("X-Error-Message"), c.message) || r.StatusCode != status {
 				t.Errorf("%v: %s, code %q, message %q; want %d %q", c.err, r.Status, r.Header.Get("X-Error-Code"), r.Header.Get("X-Error-Message"), status, c.code)
 			}
 			if strings.Contains(string(r.body), "/secret/path") {

@@ -103,13 +103,14 @@ func newHubServer(api http.Handler, log *zap.Logger) *http.Server {
 	protocols := &http.Protocols{}
 	protocols.SetHTTP1(true)
 	return &http.Server{
-		Handler:           api,
-		Protocols:         protocols,
-		ReadHeaderTimeout: 10 * time.Second,
-		WriteTimeout:      15 * time.Minute, // a question to the Hub included; the API says itself how long an answer may take
-		IdleTimeout:       time.Minute,
-		MaxHeaderBytes:    32 << 10,
-		ErrorLog:          serverLog(log),
+		Handler:                      api,
+		DisableGeneralOptionsHandler: true, // it would answer strangers too
+		Protocols:                    protocols,
+		ReadHeaderTimeout:            10 * time.Second,
+		WriteTimeout:                 15 * time.Minute, // a question to the Hub included; the API says itself how long an answer may take
+		IdleTimeout:                  time.Minute,
+		MaxHeaderBytes:               32 << 10,
+		ErrorLog:                     serverLog(log),
 	}
 }
 

@@ -6,16 +6,21 @@ import (
 	"sync"
 )
 
-// Bounds on connections, so that one pod's cannot keep the others out. A client of the
-// Hub's opens some eight.
+// Bounds on connections, so that nobody's can keep the others out. A client of the Hub's
+// opens some eight.
 const (
-	connectionsAPod  = 64
-	connectionsInAll = 1024
+	connectionsAPod      = 64
+	connectionsAStranger = 8
+	connectionsInAll     = 1024
+	// connectionsForAny is how many there may be for a stranger to be let in: what is
+	// beyond is for pods alone.
+	connectionsForAny = connectionsInAll / 2
 )
 
-// crowd is a listener that closes at once what is beyond these bounds. All who are not
-// admitted count as one pod together. (netutil's LimitListener lets the next one wait,
-// behind whoever holds all connections and says nothing.)
+// crowd is a listener that closes at once what is beyond these bounds, which are by
+// address. Strangers are all who are not admitted, a pod that has just started among
+// them. (netutil's LimitListener lets the next one wait, behind whoever holds all
+// connections and says nothing.)
 type crowd struct {
 	*net.TCPListener
 	admit admission
@@ -49,9 +54,6 @@ func (c *crowd) Accept() (net.Conn, error) {
 		}
 		from, _ := netip.ParseAddrPort(conn.RemoteAddr().String())
 		who := from.Addr().Unmap()
-		if _, ok := c.admit(who); !ok {
-			who = netip.Addr{}
-		}
 		if c.enter(who) {
 			return &guest{conn, sync.OnceFunc(func() { c.leave(who) })}, nil
 		}
@@ -60,9 +62,13 @@ func (c *crowd) Accept() (net.Conn, error) {
 }
 
 func (c *crowd) enter(who netip.Addr) bool {
+	most, inAll := connectionsAStranger, connectionsForAny
+	if _, ok := c.admit(who); ok {
+		most, inAll = connectionsAPod, connectionsInAll
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.open[who] >= connectionsAPod || c.inAll >= connectionsInAll {
+	if c.open[who] >= most || c.inAll >= inAll {
 		return false
 	}
 	c.open[who]++

@@ -251,25 +251,36 @@ func TestNoPodsConnectionsKeepAnotherOut(t *testing.T) {
 	}
 }
 
-func TestStrangersShareOnePodsRoom(t *testing.T) {
-	c := newCrowd(nil, admitPods)
-	for range connectionsAPod {
-		if !c.enter(netip.Addr{}) {
-			t.Fatal("strangers have less")
-		}
-	}
-	if c.enter(netip.Addr{}) {
-		t.Error("strangers have more")
-	}
-	c.leave(netip.Addr{})
-	for i := 0; ; i++ {
-		pod := netip.AddrFrom4([4]byte{10, 0, byte(i / connectionsAPod), 1})
-		if !c.enter(pod) {
-			if i != connectionsInAll-connectionsAPod+1 {
-				t.Errorf("pods have %d connections in all", i)
+// TestStrangersTakeNoRoomOfThePods, whatever addresses they have.
+func TestStrangersTakeNoRoomOfThePods(t *testing.T) {
+	pods := netip.MustParsePrefix("10.1.0.0/16")
+	c := newCrowd(nil, func(from netip.Addr) (string, bool) { return "ns", pods.Contains(from) })
+	fill := func(network byte) (n int) { // from 250 addresses
+		for i := range 250 * 2 * connectionsAPod {
+			if c.enter(netip.AddrFrom4([4]byte{10, network, 0, byte(i % 250)})) {
+				n++
 			}
-			break
 		}
+		return n
+	}
+	one := netip.MustParseAddr("10.2.1.1")
+	for n := range connectionsAStranger + 1 {
+		if c.enter(one) != (n < connectionsAStranger) {
+			t.Errorf("a stranger with %d connections", n)
+		}
+	}
+	if n := fill(2); n != connectionsForAny-connectionsAStranger {
+		t.Errorf("others have %d more", n)
+	}
+	if n := fill(1); n != connectionsInAll-connectionsForAny {
+		t.Errorf("pods have %d connections beside them", n)
+	}
+	c.leave(one)
+	if c.enter(one) {
+		t.Error("a stranger is let into the pods' room")
+	}
+	if n := fill(1); n != 1 {
+		t.Errorf("pods have %d of one that has become free", n)
 	}
 }
 
