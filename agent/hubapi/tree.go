@@ -57,37 +57,16 @@ func (c *call) tree(m *fetcher.Manifest) {
 	c.json(http.StatusOK, page)
 }
 
-// linkNext tells where the next page is.
+// linkNext tells where the next page is, as a whole URL: huggingface_hub asks for it by
+// the link as it is (utils/_pagination.py). Nobody is let in through a proxy, so the
+// client asked by the Host it knows.
 func (c *call) linkNext(query url.Values) {
 	next := *c.r.URL
-	next.Scheme, next.Host = origin(c.r)
-	next.RawQuery = query.Encode()
+	next.Scheme, next.Host, next.RawQuery = "http", c.r.Host, query.Encode()
+	if c.r.TLS != nil {
+		next.Scheme = "https"
+	}
 	c.w.Header().Set("Link", "<"+next.String()+`>; rel="next"`)
-	c.w.Header().Set("Vary", "X-Forwarded-Proto, X-Forwarded-Host")
-}
-
-// origin returns the scheme and host by which r's client knows this server. Links
-// must be whole URLs: huggingface_hub asks for the next page by the link as it is
-// (utils/_pagination.py). A proxy that ends TLS or rewrites Host tells what it was
-// asked by X-Forwarded-Proto and X-Forwarded-Host, the client's own first.
-func origin(r *http.Request) (scheme, host string) {
-	scheme, host = "http", r.Host
-	if r.TLS != nil {
-		scheme = "https"
-	}
-	first := func(name string) string {
-		v, _, _ := strings.Cut(r.Header.Get(name), ",")
-		return strings.TrimSpace(v)
-	}
-	if proto := first("X-Forwarded-Proto"); proto == "http" || proto == "https" {
-		scheme = proto
-	}
-	if forwarded := first("X-Forwarded-Host"); forwarded != "" {
-		if u, err := url.Parse("http://" + forwarded); err == nil && u.Host == forwarded {
-			host = forwarded
-		}
-	}
-	return scheme, host
 }
 
 // pathsInfo answers what is known of each path asked for; unknown ones are left out,
