@@ -6,7 +6,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"unicode"
 
 	spec "github.com/container-storage-interface/spec/lib/go/csi"
 
@@ -171,16 +170,13 @@ func parsePatterns(name, value string) ([]string, error) {
 // the key and never the value.
 func parseToken(secrets map[string]string) (string, error) {
 	for _, key := range tokenKeys {
-		token := strings.TrimSpace(secrets[key])
-		if token == "" {
-			continue
+		token, err := fetcher.ParseSecret(secrets[key])
+		if err != nil {
+			return "", failf(badRequest, "secret key %s: %v: write the token alone", key, err)
 		}
-		bad := func(r rune) bool { return r > unicode.MaxASCII || r <= ' ' || r == 0x7f }
-		if strings.ContainsFunc(token, bad) {
-			return "", failf(badRequest, "secret key %s: the token holds a character that no token has "+
-				"(a space, a line break, a control character or one outside ASCII): write the token alone", key)
+		if !token.IsZero() {
+			return token.Reveal(), nil
 		}
-		return token, nil
 	}
 	return "", nil
 }

@@ -1,8 +1,10 @@
 package fetcher
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"unique"
 )
 
@@ -23,6 +25,22 @@ func NewSecret(value string) Secret {
 		return Secret{}
 	}
 	return Secret{unique.Make(value)}
+}
+
+// maxToken bounds a token, in bytes. The Hub's own have some 40; OAuth's are longer.
+const maxToken = 8 << 10
+
+// ParseSecret reads a token that somebody wrote, dropping white space around it. What it
+// returns can be a header's value. Its errors do not repeat the text.
+func ParseSecret(text string) (Secret, error) {
+	token := strings.TrimSpace(text)
+	if len(token) > maxToken {
+		return Secret{}, fmt.Errorf("the token is longer than %d bytes, as none is", maxToken)
+	}
+	if strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return Secret{}, errors.New("the token holds a character that no token has (a space, a line break, a control character or one outside ASCII)")
+	}
+	return NewSecret(token), nil
 }
 
 // Reveal returns the token itself.

@@ -66,6 +66,25 @@ func TestSecretNeverPrints(t *testing.T) {
 	}
 }
 
+func TestOnlyWhatAHeaderCanHoldIsAToken(t *testing.T) {
+	const most = 8 << 10
+	for text, want := range map[string]string{
+		"": "", " \n": "", "hf_a": "hf_a", " hf_a\r\n": "hf_a", "!~": "!~", strings.Repeat("a", most): strings.Repeat("a", most),
+	} {
+		if s, err := fetcher.ParseSecret(text); err != nil || s.Reveal() != want {
+			t.Errorf("%.20q: %q, %v", text, s.Reveal(), err)
+		}
+	}
+	for _, text := range []string{"hf_se krit", "hf_sekrit\nx", "hf_\x00sekrit", "hf_\x7fsekrit", "hf_sekrit\u00e9", "hf_sekrit\xff", "Bearer hf_sekrit", "sekrit" + strings.Repeat("a", most)} {
+		s, err := fetcher.ParseSecret(text)
+		if err == nil || !s.IsZero() {
+			t.Errorf("%.20q is taken for %q", text, s.Reveal())
+		} else if strings.Contains(err.Error(), "sekrit") {
+			t.Errorf("%.20q: the error shows it: %v", text, err)
+		}
+	}
+}
+
 func TestTransientAndDeniedAreTold(t *testing.T) {
 	cause := errors.New("x")
 	for _, c := range []struct {

@@ -8,7 +8,6 @@ import (
 	"path"
 	"regexp"
 	"strings"
-	"unicode"
 
 	"github.com/spf13/cobra"
 
@@ -42,9 +41,6 @@ func (f accessFlags) nodeToken() (func() (fetcher.Secret, error), error) {
 	return read, nil
 }
 
-// maxToken bounds a token's file in bytes.
-const maxToken = 4 << 10
-
 // readToken reads the token that the file holds. No error shows what is in the file.
 func readToken(name string) (fetcher.Secret, error) {
 	f, err := os.Open(name)
@@ -52,20 +48,18 @@ func readToken(name string) (fetcher.Secret, error) {
 		return fetcher.Secret{}, err
 	}
 	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxToken+1))
+	text, err := io.ReadAll(io.LimitReader(f, 64<<10)) // beyond any token
 	if err != nil {
 		return fetcher.Secret{}, err
 	}
-	token := strings.TrimSpace(string(text))
-	switch bad := func(r rune) bool { return r > unicode.MaxASCII || r <= ' ' || r == 0x7f }; {
-	case len(text) > maxToken:
-		return fetcher.Secret{}, fmt.Errorf("%s: more than %d bytes are no token", name, maxToken)
-	case token == "":
-		return fetcher.Secret{}, fmt.Errorf("%s: the file is empty", name)
-	case strings.ContainsFunc(token, bad):
-		return fetcher.Secret{}, fmt.Errorf("%s: the token holds a character that no token has (a space, a line break, a control character or one outside ASCII)", name)
+	token, err := fetcher.ParseSecret(string(text))
+	if err == nil && token.IsZero() {
+		err = errors.New("the file is empty")
 	}
-	return fetcher.NewSecret(token), nil
+	if err != nil {
+		return fetcher.Secret{}, fmt.Errorf("%s: %w", name, err)
+	}
+	return token, nil
 }
 
 // openings parses every --open.
