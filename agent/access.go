@@ -24,9 +24,17 @@ type access struct {
 
 	mu     sync.Mutex // guards what follows
 	proofs map[proofKey]proof
-	// withdrawn is when a credential (anonymous if zero) was last turned away: an
-	// answer to a question asked before that proves nothing any more.
-	withdrawn map[proofKey]time.Time
+	// asking is what is being asked now. Nothing is kept of a credential that was turned
+	// away but for these: anybody may invent any number of them.
+	asking map[proofKey]*asking
+}
+
+// asking is a credential (anonymous if zero) and a Repo about which questions are under
+// way, and when the one was last turned away from the other meanwhile: an answer to a
+// question asked before that proves nothing any more.
+type asking struct {
+	questions  int
+	turnedAway time.Time
 }
 
 // proof is a credential's own.
@@ -47,7 +55,7 @@ func newAccess(cfg Config) *access {
 		proofFor:   cfg.ProofFor,
 		proofGrace: cfg.ProofGrace,
 		proofs:     map[proofKey]proof{},
-		withdrawn:  map[proofKey]time.Time{},
+		asking:     map[proofKey]*asking{},
 	}
 	rand.Read(a.key[:]) // never fails (crypto/rand)
 	return a
@@ -95,6 +103,27 @@ func (a *access) once(cred fetcher.Secret, o store.Origin) bool {
 	return a.proofs[a.proofKey(cred, o.Repo)].origin == o
 }
 
+// ask says that cred (anonymous if zero) is asked with about repo, until answered is
+// called. grant must come between.
+func (a *access) ask(cred fetcher.Secret, repo fetcher.Repo) (answered func()) {
+	key := a.proofKey(cred, repo)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	now := a.asking[key]
+	if now == nil {
+		now = &asking{}
+		a.asking[key] = now
+	}
+	now.questions++
+	return func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		if now.questions--; now.questions == 0 {
+			delete(a.asking, key)
+		}
+	}
+}
+
 // errWithdrawn: the credential was turned away while its question was being answered.
 var errWithdrawn = fmt.Errorf("access was withdrawn meanwhile: %w", fetcher.ErrNotFound)
 
@@ -105,7 +134,7 @@ func (a *access) grant(cred fetcher.Secret, o store.Origin, asked time.Time) err
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	key := a.proofKey(cred, o.Repo)
-	if !a.withdrawn[key].Before(asked) {
+	if now := a.asking[key]; now == nil || !now.turnedAway.Before(asked) {
 		return fmt.Errorf("%s: %w", o.Repo, errWithdrawn)
 	}
 	if cred.IsZero() {
@@ -120,7 +149,9 @@ func (a *access) withdraw(cred fetcher.Secret, repo fetcher.Repo) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	key := a.proofKey(cred, repo)
-	a.withdrawn[key] = time.Now()
+	if now := a.asking[key]; now != nil {
+		now.turnedAway = time.Now()
+	}
 	delete(a.proofs, key)
 	if !cred.IsZero() {
 		return nil
@@ -132,18 +163,13 @@ func (a *access) withdraw(cred fetcher.Secret, repo fetcher.Repo) error {
 	return a.store.SetPublic(store.Origin{Repo: repo, ID: rec.ID}, time.Time{})
 }
 
-// prune drops what can no longer count. A question is answered within longestAnswer.
+// prune drops what can no longer count.
 func (a *access) prune(now time.Time) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for k, p := range a.proofs {
 		if now.Sub(p.at) > a.proofFor+a.proofGrace {
 			delete(a.proofs, k)
-		}
-	}
-	for k, at := range a.withdrawn {
-		if now.Sub(at) > 2*longestAnswer {
-			delete(a.withdrawn, k)
 		}
 	}
 }

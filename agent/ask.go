@@ -94,6 +94,7 @@ func telling(anonymous, token error) error {
 // as of when it was asked: a listing may take minutes, and others may have learned better
 // meanwhile. Whose name it is comes first: nothing is known of another Origin.
 func (a *Agent) askAs(ctx context.Context, q query, k knowledge, by asker) (grant, error) {
+	defer a.access.ask(by.cred, q.repo)()
 	asked := time.Now()
 	i := inquiry{authority: a.cfg.Authority, query: q, cred: by.cred, origin: k.origin, record: a.listed.get}
 	renews := by.node || !k.publicAt.IsZero() // as the node nothing is proved
