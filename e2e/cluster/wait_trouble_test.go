@@ -47,7 +47,8 @@ func TestPodStartsThoughTheHubStalls(t *testing.T) {
 // TestPodWaitsOutARateLimit, in the middle of a download, with every connection cut so
 // that each must ask.
 func TestPodWaitsOutARateLimit(t *testing.T) {
-	w := theWorld(t) // alone: the limit is one of the anonymous, so it stops their other downloads too
+	w := theWorld(t)
+	t.Parallel()
 	m, pods := w.slowly(t, 20*time.Second, "limited")
 	p := pods[0]
 	w.sendsShare(t, m, 4)
@@ -69,7 +70,8 @@ func TestPodWaitsOutARateLimit(t *testing.T) {
 
 // TestPodThatBeginsWithinARateLimitStartsAfterIt.
 func TestPodThatBeginsWithinARateLimitStartsAfterIt(t *testing.T) {
-	w := theWorld(t) // alone
+	w := theWorld(t)
+	t.Parallel()
 	m := w.publish(t, hub.SmallModel)
 	const limit = 25 * time.Second
 	mended := time.Now().Add(limit)
