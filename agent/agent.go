@@ -90,6 +90,7 @@ type Agent struct {
 	closed    bool       // nothing new starts
 	flights   map[flightKey]*flight
 	questions map[askKey]*question
+	places    map[string]*places // by namespace
 	calls     map[store.Volume]map[*call]struct{}
 }
 
@@ -111,6 +112,7 @@ func New(cfg Config) (*Agent, error) {
 		listed:    manifests{store: cfg.Store},
 		flights:   map[flightKey]*flight{},
 		questions: map[askKey]*question{},
+		places:    map[string]*places{},
 		calls:     map[store.Volume]map[*call]struct{}{},
 		broken:    make(chan error, 1),
 	}

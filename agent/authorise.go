@@ -7,8 +7,6 @@ import (
 	"io/fs"
 	"time"
 
-	"go.uber.org/zap"
-
 	"github.com/ballast-csi/ballast/agent/store"
 	"github.com/ballast-csi/ballast/fetcher"
 )
@@ -83,11 +81,14 @@ func (a *Agent) authorise(ctx context.Context, q query, need need) (grant, error
 	}
 	if k.fresh && k.allowed() {
 		if k.public && !within(k.publicAt, a.cfg.PublicFor/2) {
-			a.question(query{repo: q.repo, ref: q.ref}) // so that no pod waits when the proof has ended
+			a.renew(query{repo: q.repo, ref: q.ref}) // so that no pod waits when the proof has ended
 		}
 		return k.grant, nil
 	}
-	asked := a.question(q)
+	asked, err := a.question(ctx, q)
+	if err != nil {
+		return grant{}, err
+	}
 	select {
 	case <-asked.done:
 	case <-ctx.Done():
@@ -127,56 +128,4 @@ func (a *Agent) fallBack(ctx context.Context, q query, need need, asking error) 
 		}
 	}
 	return k.grant, true
-}
-
-// longestAnswer bounds one question, a listing of a million files included.
-const longestAnswer = 10 * time.Minute
-
-// askKey is what a question is about, and as whom it is asked.
-type askKey struct {
-	proof  proofKey
-	ref    fetcher.Ref
-	opened bool
-}
-
-// question is put to the Authority once for all who wait for its answer. It outlives
-// their calls: a long listing takes longer than one.
-type question struct {
-	done  chan struct{} // closed when it is answered
-	grant grant
-	err   error
-}
-
-// question returns the one being asked about q, or begins to ask it.
-func (a *Agent) question(q query) *question {
-	key := askKey{a.access.proofKey(q.who.Token, q.repo), q.ref, a.opened(q.who.Pod, q.repo)}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if asked := a.questions[key]; asked != nil {
-		return asked
-	}
-	asked := &question{done: make(chan struct{})}
-	started := a.begin(func() {
-		ctx, cancel := context.WithTimeoutCause(a.ctx, longestAnswer, &fetcher.UnreachableError{
-			Err: fmt.Errorf("%s did not answer about %s within %s", a.cfg.Authority.Name(), q, longestAnswer)})
-		defer cancel()
-		asked.grant, asked.err = a.ask(ctx, q)
-		if cause := context.Cause(ctx); asked.err != nil && fetcher.Unreachable(cause) {
-			asked.err = cause
-		}
-		a.mu.Lock()
-		delete(a.questions, key)
-		a.mu.Unlock()
-		close(asked.done)
-		if a.check(asked.err) != nil {
-			a.log.Debug("not let through", zap.Stringer("request", q), zap.Error(asked.err))
-		}
-	})
-	if !started {
-		asked.err = context.Canceled
-		close(asked.done)
-		return asked
-	}
-	a.questions[key] = asked
-	return asked
 }

@@ -1,7 +1,7 @@
 // Package agent is the core of Ballast: it decides who may have which Snapshot,
 // brings what is missing through one Flight per Snapshot, and hands out pinned
-// Views. A request goes one way: authorise (authorise.go; ask.go and inquiry.go where
-// the Authority must be asked) → a View that exists, or a Flight (flight.go, bring.go)
+// Views. A request goes one way: authorise (authorise.go; question.go, ask.go and
+// inquiry.go where the Authority must be asked) → a View that exists, or a Flight (flight.go, bring.go)
 // → the store → a Pin → the View's path. What is here is also served file by file
 // (library.go), by the same authorise.
 //

@@ -1,0 +1,125 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/ballast-csi/ballast/fetcher"
+)
+
+const (
+	// longestAnswer bounds one question, a listing of a million files included.
+	longestAnswer = 10 * time.Minute
+	// questionsANamespace bounds those under way for one namespace: as they outlive who
+	// asks, no bound on pods or connections is one on them.
+	questionsANamespace = 32
+)
+
+// askKey is what a question is about, and as whom it is asked.
+type askKey struct {
+	proof  proofKey
+	ref    fetcher.Ref
+	opened bool
+}
+
+// question is put to the Authority once for all who wait for its answer. It outlives
+// their calls: a long listing takes longer than one.
+type question struct {
+	done  chan struct{} // closed when it is answered
+	grant grant
+	err   error
+}
+
+// places are what a namespace's questions take: that of whoever asked first.
+type places struct {
+	taken int
+	freed chan struct{} // closed when one is
+}
+
+// question returns the one being asked about q, or begins to ask it. For that it waits
+// until there is a place, or ctx ends.
+func (a *Agent) question(ctx context.Context, q query) (*question, error) {
+	for told := false; ; told = true {
+		asked, full := a.begun(q)
+		if asked != nil {
+			return asked, nil
+		}
+		waits := &WaitingError{Progress: fmt.Sprintf("%s: waits for %d other questions of this namespace to %s",
+			q, questionsANamespace, a.cfg.Authority.Name())}
+		if !told {
+			a.tell(q.who.Pod, reasonWaiting, waits.Progress)
+		}
+		select {
+		case <-full.freed:
+		case <-ctx.Done():
+			return nil, errors.Join(waits, ctx.Err())
+		}
+	}
+}
+
+// renew asks q for nobody in particular. It waits for no place: who needs the answer will
+// ask himself.
+func (a *Agent) renew(q query) { a.begun(q) }
+
+// begun is question, but returns what is full rather than wait.
+func (a *Agent) begun(q query) (asked *question, full places) {
+	key := askKey{a.access.proofKey(q.who.Token, q.repo), q.ref, a.opened(q.who.Pod, q.repo)}
+	namespace := q.who.Pod.Namespace
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if asked := a.questions[key]; asked != nil {
+		return asked, places{}
+	}
+	p := a.places[namespace]
+	if p == nil {
+		p = &places{freed: make(chan struct{})}
+		a.places[namespace] = p
+	}
+	if p.taken == questionsANamespace {
+		return nil, *p
+	}
+	asked = &question{done: make(chan struct{})}
+	if !a.begin(func() {
+		a.put(q, asked)
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		delete(a.questions, key)
+		a.free(namespace)
+		close(asked.done)
+	}) {
+		asked.err = context.Canceled
+		close(asked.done)
+		return asked, places{}
+	}
+	p.taken++
+	a.questions[key] = asked
+	return asked, places{}
+}
+
+// free gives a place back. a.mu is held.
+func (a *Agent) free(namespace string) {
+	p := a.places[namespace]
+	close(p.freed)
+	p.freed = make(chan struct{})
+	if p.taken--; p.taken == 0 {
+		delete(a.places, namespace)
+	}
+}
+
+// put puts q to the Authority.
+func (a *Agent) put(q query, asked *question) {
+	ctx, cancel := context.WithTimeoutCause(a.ctx, longestAnswer, &fetcher.UnreachableError{
+		Err: fmt.Errorf("%s did not answer about %s within %s", a.cfg.Authority.Name(), q, longestAnswer)})
+	defer cancel()
+	asked.grant, asked.err = a.ask(ctx, q)
+	if cause := context.Cause(ctx); asked.err != nil && fetcher.Unreachable(cause) {
+		asked.err = cause
+	}
+	if a.check(asked.err) != nil {
+		a.log.Debug("not let through", zap.Stringer("request", q), zap.Error(asked.err))
+	}
+}
