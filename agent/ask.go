@@ -123,6 +123,11 @@ func (a *Agent) askAs(ctx context.Context, q query, k knowledge, by asker) (gran
 			return grant{}, err
 		}
 	}
+	if by == (asker{}) {
+		if err := a.store.SetShown(shown.origin, shown.manifest.Revision.Commit); err != nil {
+			return grant{}, err
+		}
+	}
 	if shown.listed {
 		if err := a.store.PutManifest(shown.origin, shown.manifest); err != nil {
 			return grant{}, err

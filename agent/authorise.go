@@ -58,6 +58,9 @@ func (a *Agent) known(ctx context.Context, q query, need need, unreachable bool)
 		ref := rec.Refs[q.ref.String()]
 		commit, k.resolvedAt = ref.Commit, ref.ResolvedAt
 	}
+	// A proof that the Repo is public is one of what everybody was shown, not of what it
+	// held when it was not.
+	k.public = k.public && (commit.IsZero() || rec.IsShown(commit))
 	k.commit = commit
 	k.fresh = !commit.IsZero() && (pinned || within(k.resolvedAt, a.cfg.RefMaxAge))
 	if need != listing || commit.IsZero() || !k.allowed() {

@@ -40,7 +40,8 @@ func (a *Agent) OpenFile(ctx context.Context, who Caller, rev fetcher.Revision, 
 	return a.store.OpenBlob(f.Digest)
 }
 
-// Refs returns the branches and tags of repo that are on record, if who may read repo.
+// Refs returns the branches and tags of repo that are on record, if who may read repo: to
+// whom it is open as to everybody, those that everybody was shown.
 func (a *Agent) Refs(ctx context.Context, who Caller, repo fetcher.Repo) (map[string]fetcher.Commit, error) {
 	ref, err := a.aRef(repo)
 	if err != nil {
@@ -57,9 +58,12 @@ func (a *Agent) Refs(ctx context.Context, who Caller, repo fetcher.Repo) (map[st
 	if err != nil {
 		return nil, err
 	}
+	all := g.opened || a.access.proved(who.Token, g.origin, true)
 	refs := make(map[string]fetcher.Commit, len(rec.Refs))
 	for name, r := range rec.Refs {
-		refs[name] = r.Commit
+		if all || rec.IsShown(r.Commit) {
+			refs[name] = r.Commit
+		}
 	}
 	return refs, nil
 }

@@ -3,6 +3,7 @@ package store
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -17,12 +18,20 @@ type RefRecord struct {
 }
 
 // RepoRecord is what is known of a Repo. ID is its Origin's; PublicAt is when it was last
-// proved public, zero if it was not.
+// proved public, zero if it was not. Shown are the commits that everybody was shown, the
+// latest last: a Repo that turns public does not show what its owner had removed before.
 type RepoRecord struct {
 	ID       string               `json:"id,omitempty"`
 	Refs     map[string]RefRecord `json:"refs"` // by Ref
 	PublicAt time.Time            `json:"publicAt,omitzero"`
+	Shown    []fetcher.Commit     `json:"shown,omitempty"`
 }
+
+// maxShown bounds RepoRecord.Shown. What is not there is asked about again.
+const maxShown = 1000
+
+// IsShown reports whether everybody was shown c.
+func (r RepoRecord) IsShown(c fetcher.Commit) bool { return slices.Contains(r.Shown, c) }
 
 // repoFile is a RepoRecord on disk.
 type repoFile struct {
@@ -88,6 +97,19 @@ func (s *Store) SetRef(o Origin, ref fetcher.Ref, rec RefRecord) error {
 // returns ErrReplaced if its name is another Origin's.
 func (s *Store) SetPublic(o Origin, at time.Time) error {
 	return s.changeOrigin(o, func(all *RepoRecord) { all.PublicAt = at })
+}
+
+// SetShown durably records that everybody was shown c of o. It returns ErrReplaced if its
+// name is another Origin's.
+func (s *Store) SetShown(o Origin, c fetcher.Commit) error {
+	if rec, err := s.Repo(o.Repo); err != nil || rec.ID == o.ID && rec.IsShown(c) {
+		return err
+	}
+	return s.changeOrigin(o, func(all *RepoRecord) {
+		if !all.IsShown(c) {
+			all.Shown = append(all.Shown[max(0, len(all.Shown)+1-maxShown):], c)
+		}
+	})
 }
 
 // changeOrigin is changeRepo as long as o has its name.

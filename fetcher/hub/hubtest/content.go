@@ -62,6 +62,14 @@ func (h *Hub) AddRepo(name string, files map[string][]byte) (commit string) {
 	return commit
 }
 
+// Remove removes a commit, and the branches and tags that name it.
+func (h *Hub) Remove(name, commit string) {
+	h.with(name, func(r *repo) {
+		delete(r.commits, commit)
+		maps.DeleteFunc(r.refs, func(_, c string) bool { return c == commit })
+	})
+}
+
 // Recreate deletes the repository and makes another one under its name, as a stranger
 // may who registers a name that has become free: public, with another "_id".
 func (h *Hub) Recreate(name string, files map[string][]byte) (commit string) {
