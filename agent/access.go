@@ -22,6 +22,10 @@ type access struct {
 	proofGrace time.Duration
 	key        [32]byte // of this process: the hashes mean nothing outside it
 
+	// publishing is held by who records whether a Repo is public, which waits for the disk:
+	// from looking for a denial, or telling of one, to its record. It is taken before mu.
+	publishing sync.Mutex
+
 	mu     sync.Mutex // guards what follows
 	proofs map[proofKey]proof
 	// asking is what is being asked now. Nothing is kept of a credential that was turned
@@ -131,28 +135,40 @@ var errWithdrawn = fmt.Errorf("access was withdrawn meanwhile: %w", fetcher.ErrN
 // answer to a question that was asked at a given time. It returns errWithdrawn if cred
 // was turned away since.
 func (a *access) grant(cred fetcher.Secret, o store.Origin, asked time.Time) error {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	key := a.proofKey(cred, o.Repo)
-	if now := a.asking[key]; now == nil || !now.turnedAway.Before(asked) {
-		return fmt.Errorf("%s: %w", o.Repo, errWithdrawn)
-	}
 	if cred.IsZero() {
+		a.publishing.Lock()
+		defer a.publishing.Unlock()
+	}
+	key := a.proofKey(cred, o.Repo)
+	a.mu.Lock()
+	now := a.asking[key]
+	still := now != nil && now.turnedAway.Before(asked)
+	if still && !cred.IsZero() {
+		a.proofs[key] = proof{o, asked}
+	}
+	a.mu.Unlock()
+	switch {
+	case !still:
+		return fmt.Errorf("%s: %w", o.Repo, errWithdrawn)
+	case cred.IsZero():
 		return a.store.SetPublic(o, asked)
 	}
-	a.proofs[key] = proof{o, asked}
 	return nil
 }
 
 // withdraw records that cred (anonymous if zero) was turned away.
 func (a *access) withdraw(cred fetcher.Secret, repo fetcher.Repo) error {
-	a.mu.Lock()
-	defer a.mu.Unlock()
+	if cred.IsZero() {
+		a.publishing.Lock()
+		defer a.publishing.Unlock()
+	}
 	key := a.proofKey(cred, repo)
+	a.mu.Lock()
 	if now := a.asking[key]; now != nil {
 		now.turnedAway = time.Now()
 	}
 	delete(a.proofs, key)
+	a.mu.Unlock()
 	if !cred.IsZero() {
 		return nil
 	}

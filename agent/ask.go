@@ -129,7 +129,7 @@ func (a *Agent) askAs(ctx context.Context, q query, k knowledge, by asker) (gran
 		}
 	}
 	if shown.listed {
-		if err := a.store.PutManifest(shown.origin, shown.manifest); err != nil {
+		if err := a.listed.put(shown.origin, shown.manifest); err != nil {
 			return grant{}, err
 		}
 	}

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"weak"
 
@@ -9,7 +10,7 @@ import (
 	"github.com/ballast-csi/ballast/fetcher"
 )
 
-// manifests reads Manifests from the store, each once for all who hold it at a time: one
+// manifests are those in the store, each read once for all who hold it at a time: one
 // of a million files takes seconds to read and hundreds of megabytes. Nobody changes what
 // it returns. The zero value needs a store.
 type manifests struct {
@@ -28,6 +29,19 @@ type manifestKey struct {
 
 // keptFiles bounds the Manifest that is kept for whoever asks next, in files.
 const keptFiles = 100_000
+
+// put is store.PutManifest, but what there is no room for is kept in memory alone: it can
+// be listed again.
+func (m *manifests) put(o store.Origin, listed *fetcher.Manifest) error {
+	m.mu.Lock()
+	m.keep(manifestKey{o, listed.Revision.Commit}, listed)
+	m.mu.Unlock()
+	err := m.store.PutManifest(o, listed)
+	if errors.Is(err, store.ErrNoSpace) && !errors.Is(err, store.ErrUnknownState) {
+		return nil
+	}
+	return err
+}
 
 // get is store.Manifest.
 func (m *manifests) get(ctx context.Context, o store.Origin, c fetcher.Commit) (*fetcher.Manifest, error) {
@@ -49,6 +63,12 @@ func (m *manifests) get(ctx context.Context, o store.Origin, c fetcher.Commit) (
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.keep(key, read)
+	return read, nil
+}
+
+// keep lets others share listed. m.mu is held.
+func (m *manifests) keep(key manifestKey, listed *fetcher.Manifest) {
 	for k, p := range m.held {
 		if p.Value() == nil {
 			delete(m.held, k)
@@ -57,9 +77,8 @@ func (m *manifests) get(ctx context.Context, o store.Origin, c fetcher.Commit) (
 	if m.held == nil {
 		m.held = map[manifestKey]weak.Pointer[fetcher.Manifest]{}
 	}
-	m.held[key] = weak.Make(read)
-	if m.latest = nil; len(read.Files) <= keptFiles {
-		m.latest = read
+	m.held[key] = weak.Make(listed)
+	if m.latest = nil; len(listed.Files) <= keptFiles {
+		m.latest = listed
 	}
-	return read, nil
 }

@@ -3,9 +3,13 @@ package agent
 import (
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/ballast-csi/ballast/agent/store"
 	"github.com/ballast-csi/ballast/agent/store/storetest"
@@ -62,4 +66,43 @@ func TestADenialOverrulesWhatWasAskedBeforeIt(t *testing.T) {
 			t.Errorf("%d questions are kept", len(a.asking))
 		}
 	})
+}
+
+// The disk may be slow, and what others have recorded long: who has a proof waits for
+// neither.
+func TestAProofCountsWhileAnotherIsBeingRecorded(t *testing.T) {
+	s := storetest.Open(t)
+	a := newAccess(Config{Store: s, ProofFor: time.Hour})
+	private, err1 := fetcher.ParseRepo("org/private")
+	public, err2 := fetcher.ParseRepo("org/public")
+	record := filepath.Join(s.Dir(), "refs", "model", "org--public.json")
+	// A disk that is slow to give this record back.
+	if err := errors.Join(err1, err2, os.MkdirAll(filepath.Dir(record), 0o700), unix.Mkfifo(record, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	token, o := fetcher.NewSecret("token"), store.Origin{Repo: private}
+	defer a.ask(token, private)()
+	if err := a.grant(token, o, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	defer a.ask(fetcher.Secret{}, public)()
+	recorded := make(chan error, 1)
+	go func() { recorded <- a.grant(fetcher.Secret{}, store.Origin{Repo: public}, time.Now()) }()
+	slow, err := os.OpenFile(record, os.O_WRONLY, 0) // waits for its reader
+	if err != nil {
+		t.Fatal(err)
+	}
+	proved := make(chan bool, 1)
+	go func() { proved <- a.proved(token, o, false) }()
+	select {
+	case ok := <-proved:
+		if !ok {
+			t.Error("the proof does not count")
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("it waits for another's record")
+	}
+	if err := errors.Join(slow.Close(), <-recorded); err != nil {
+		t.Error(err)
+	}
 }

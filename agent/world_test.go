@@ -33,6 +33,7 @@ type world struct {
 	hub  *hubtest.Hub
 	dir  string
 	cfg  agent.Config // what a test sets before start
+	full bool         // for downloads and listings, however much is free
 	stop func()       // of the running agent; nil if none
 
 	*agent.Agent
@@ -56,7 +57,11 @@ func newWorld(t testing.TB) *world {
 func (w *world) start() *world {
 	w.t.Helper()
 	log := zaptest.NewLogger(w.t)
-	s, err := store.Open(store.Config{Dir: w.dir, Log: log, Reserve: -1})
+	disk := store.Config{Dir: w.dir, Log: log, Reserve: -1}
+	if w.full {
+		disk.Reserve = 1 << 60
+	}
+	s, err := store.Open(disk)
 	must(w.t, err)
 	client, err := hub.New(hub.Config{Endpoint: w.hub.URL(), UserAgent: "ballast/test", Log: log, TokensOverHTTP: true})
 	must(w.t, err)

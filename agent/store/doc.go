@@ -51,9 +51,9 @@
 //   - a View loses its name, durably, before anything in it is removed.
 //
 // Ingests leave some of the disk free (Config.Reserve) that records, Views and Pins may
-// use: what is here can be used on a disk that is full for downloads. But a View of very
-// many files or directories leaves it too, and so does a copy of a Blob that has as many
-// links as the file system allows (ext4: 65,000). A View has one for as many files again.
+// use: what is here can be used on a disk that is full for downloads. But a Manifest and a
+// View of very many files or directories leave it too, and so does a copy of a Blob that
+// has as many links as the file system allows (ext4: 65,000). A View has one for as many files again.
 //
 // A change that fails is undone or, where undoing fails too, the last that this process
 // makes (ErrUnknownState). But for a Pin's removal: until it is made or removed again, it

@@ -47,7 +47,7 @@ func readManifest(path string, rev fetcher.Revision) (manifestFile, error) {
 }
 
 // PutManifest durably records that o listed m, replacing what was recorded for its
-// Revision.
+// Revision. Anybody may have many large ones listed, so it leaves free what downloads do.
 func (s *Store) PutManifest(o Origin, m *fetcher.Manifest) error {
 	if err := errors.Join(o.check(), m.Check()); err != nil {
 		return fmt.Errorf("record manifest: %w", err)
@@ -58,9 +58,16 @@ func (s *Store) PutManifest(o Origin, m *fetcher.Manifest) error {
 	if err := s.usable(); err != nil {
 		return err
 	}
-	s.records.Lock()
-	defer s.records.Unlock()
-	if err := s.writeRecord(s.manifestPath(m.Revision), manifestFile{o.ID, m}, privateFile); err != nil {
+	s.listings.Lock()
+	defer s.listings.Unlock()
+	data, err := encodeRecord(manifestFile{o.ID, m})
+	if err == nil {
+		err = s.makeRoom(int64(len(data)), func() error { return nil })
+	}
+	if err == nil {
+		err = s.writeEncoded(s.manifestPath(m.Revision), data, privateFile)
+	}
+	if err != nil {
 		return fmt.Errorf("record manifest of %s: %w", m.Revision, err)
 	}
 	return nil

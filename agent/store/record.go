@@ -81,6 +81,11 @@ func (s *Store) writeRecord(path string, v any, perm os.FileMode) error {
 	if err != nil {
 		return err
 	}
+	return s.writeEncoded(path, data, perm)
+}
+
+// writeEncoded is writeRecord of what encodeRecord made.
+func (s *Store) writeEncoded(path string, data []byte, perm os.FileMode) error {
 	if err := s.mkdir(filepath.Dir(path)); err != nil {
 		return s.explain(err)
 	}

@@ -20,7 +20,7 @@ func (s *Store) explain(err error) error {
 }
 
 // room is how much the cache's file system can hold of ours, has left for us, and must be left
-// when an Ingest, a copy or a large View begins, in bytes.
+// when an Ingest, a copy, a Manifest or a large View begins, in bytes.
 type room struct{ size, free, reserve int64 }
 
 func (s *Store) room() (room, error) {

@@ -74,8 +74,8 @@ const (
 type Config struct {
 	Dir string      // the cache directory, made if absent; all of it in one file system
 	Log *zap.Logger // what recovery found, and records that cannot be read; nil logs nothing
-	// Reserve is how many bytes of the file system no Ingest, no copy of a Blob and no View of
-	// more than some thousand entries may take: what is here can
+	// Reserve is how many bytes of the file system no Ingest, no copy of a Blob, no Manifest
+	// and no View of more than some thousand entries may take: what is here can
 	// still be pinned when a download finds no room, and the node has room to live. 0 is
 	// ReservePercent of the file system; a negative one is none.
 	Reserve int64
@@ -108,8 +108,11 @@ type Store struct {
 	claiming sync.Mutex
 	// allocating is held from finding that there is room for bytes to taking it.
 	allocating sync.Mutex
-	// records is held by who changes a Repo's record or a Manifest.
+	// records is held by who changes a Repo's record.
 	records sync.Mutex
+	// listings is held by who records a Manifest: that takes so much memory, and so long,
+	// that it is done one at a time, and holds up no other record.
+	listings sync.Mutex
 
 	assemblies sync.WaitGroup // Close waits for them
 
