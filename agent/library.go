@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -43,11 +44,7 @@ func (a *Agent) OpenFile(ctx context.Context, who Caller, rev fetcher.Revision, 
 // Refs returns the branches and tags of repo that are on record, if who may read repo: to
 // whom it is open as to everybody, those that everybody was shown.
 func (a *Agent) Refs(ctx context.Context, who Caller, repo fetcher.Repo) (map[string]fetcher.Commit, error) {
-	ref, err := a.aRef(repo)
-	if err != nil {
-		return nil, err
-	}
-	g, err := a.authorise(ctx, query{who, repo, ref}, hit)
+	g, err := a.readable(ctx, who, repo)
 	if err != nil {
 		return nil, a.check(err)
 	}
@@ -68,15 +65,31 @@ func (a *Agent) Refs(ctx context.Context, who Caller, repo fetcher.Repo) (map[st
 	return refs, nil
 }
 
-// aRef chooses the Ref by which to ask about repo as a whole.
-func (a *Agent) aRef(repo fetcher.Repo) (fetcher.Ref, error) {
+// readable authorises who for repo as a whole, by a Ref that is on record: by another if
+// that is gone, at last by main.
+func (a *Agent) readable(ctx context.Context, who Caller, repo fetcher.Repo) (g grant, err error) {
 	rec, err := a.store.Repo(repo)
 	if err != nil {
-		return fetcher.Ref{}, err
+		return g, err
 	}
-	name := "main"
-	if _, ok := rec.Refs[name]; !ok && len(rec.Refs) > 0 {
-		name = slices.Min(slices.Collect(maps.Keys(rec.Refs)))
+	latest := func(x, y string) int { return rec.Refs[y].ResolvedAt.Compare(rec.Refs[x].ResolvedAt) }
+	names := slices.SortedFunc(maps.Keys(rec.Refs), latest)
+	names = names[:min(len(names), triedRefs)]
+	if !slices.Contains(names, "main") {
+		names = append(names, "main")
 	}
-	return fetcher.ParseRef(name)
+	for _, name := range names {
+		ref, err := fetcher.ParseRef(name)
+		if err != nil {
+			return g, err
+		}
+		if g, err = a.authorise(ctx, query{who, repo, ref}, hit); !errors.Is(err, fetcher.ErrRevisionNotFound) {
+			return g, err
+		}
+	}
+	return g, fmt.Errorf("refs of %s: none that is known here is left: %w", repo, fetcher.ErrRevisionNotFound)
 }
+
+// triedRefs bounds the questions of one request: a Repo's owner makes as many Refs as he
+// likes, and removes them.
+const triedRefs = 4

@@ -3,6 +3,7 @@ package agent_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"testing"
 	"time"
@@ -59,5 +60,56 @@ func TestALibraryGivesWhatAcquireWould(t *testing.T) {
 	}
 	if _, err := w.Listing(t.Context(), agent.Caller{}, repo, ref("main")); !fetcher.Unreachable(err) {
 		t.Errorf("nobody, the Hub being away: %v", err)
+	}
+}
+
+func TestABranchThatIsGoneDoesNotCloseItsRepository(t *testing.T) {
+	w := newWorld(t)
+	w.cfg.RefMaxAge = time.Nanosecond
+	w.start()
+	kept := w.hub.AddRepo("org/name", small(1))
+	gone := w.hub.AddRepo("org/name", small(2))
+	w.hub.SetRef("org/name", "kept", kept)
+	w.hub.SetRef("org/name", "a-gone", gone)
+	w.hub.SetRef("org/name", "main", kept)
+	repo := request("", "org/name").Repo
+	list := func(name string) {
+		t.Helper()
+		_, err := w.Listing(t.Context(), agent.Caller{}, repo, ref(name))
+		must(t, err)
+	}
+	list("kept")
+	list("a-gone")
+	w.hub.Remove("org/name", gone)
+	for range 2 {
+		if refs, err := w.Refs(t.Context(), agent.Caller{}, repo); err != nil || refs["kept"].String() != kept {
+			t.Errorf("refs are %v, %v", refs, err)
+		}
+	}
+	w.hub.Remove("org/name", kept)
+	if refs, err := w.Refs(t.Context(), agent.Caller{}, repo); !errors.Is(err, fetcher.ErrRevisionNotFound) {
+		t.Errorf("with all of them gone: %v, %v", refs, err)
+	}
+}
+
+func TestHowManyRefsAreGoneIsNotPaidInQuestions(t *testing.T) {
+	w := newWorld(t)
+	w.cfg.RefMaxAge = time.Nanosecond
+	w.start()
+	gone := w.hub.AddRepo("org/name", small(1))
+	repo := request("", "org/name").Repo
+	for i := range 20 {
+		name := fmt.Sprint("gone-", i)
+		w.hub.SetRef("org/name", name, gone)
+		_, err := w.Listing(t.Context(), agent.Caller{}, repo, ref(name))
+		must(t, err)
+	}
+	w.hub.Remove("org/name", gone)
+	w.hub.ResetRequests()
+	if refs, err := w.Refs(t.Context(), agent.Caller{}, repo); !errors.Is(err, fetcher.ErrRevisionNotFound) {
+		t.Errorf("refs are %v, %v", refs, err)
+	}
+	if n := len(w.hub.Requests()); n > 10 {
+		t.Errorf("%d requests", n)
 	}
 }
