@@ -38,10 +38,11 @@ type flight struct {
 	err      error
 
 	// Guarded by Agent.mu.
-	public    bool // bytes may be asked for anonymously
-	waiters   map[store.Volume]*waiter
-	denied    map[fetcher.Secret]error // credentials turned away since their Volume last joined
-	nodeRests time.Time                // until then the node's token is done without
+	public  bool // bytes may be asked for anonymously
+	waiters map[store.Volume]*waiter
+	denied  map[fetcher.Secret]error     // credentials turned away since their Volume last joined
+	rests   map[fetcher.Secret]time.Time // credentials done without until then
+	joined  chan struct{}                // holds one once a Volume has joined: its credential may not rest
 }
 
 // waiter is a Volume that waits for a flight, from its first call until Release or
@@ -125,6 +126,8 @@ func (a *Agent) join(ctx context.Context, req Request, g grant) (*flight, *waite
 			done:     make(chan struct{}),
 			waiters:  map[store.Volume]*waiter{},
 			denied:   map[fetcher.Secret]error{},
+			rests:    map[fetcher.Secret]time.Time{},
+			joined:   make(chan struct{}, 1),
 		}
 		f.ctx, f.cancel = context.WithCancel(a.ctx)
 		if !a.begin(func() { a.run(f) }) {
@@ -150,6 +153,10 @@ func (a *Agent) join(ctx context.Context, req Request, g grant) (*flight, *waite
 	}
 	w.token, w.pod, w.opened = req.Token, req.Pod, g.opened
 	w.calls++
+	select {
+	case f.joined <- struct{}{}:
+	default:
+	}
 	return f, w, nil
 }
 

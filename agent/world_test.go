@@ -34,6 +34,7 @@ type world struct {
 	dir  string
 	cfg  agent.Config // what a test sets before start
 	full bool         // for downloads and listings, however much is free
+	safe bool         // no token is sent over http://, which the hub is at
 	stop func()       // of the running agent; nil if none
 
 	*agent.Agent
@@ -63,7 +64,7 @@ func (w *world) start() *world {
 	}
 	s, err := store.Open(disk)
 	must(w.t, err)
-	client, err := hub.New(hub.Config{Endpoint: w.hub.URL(), UserAgent: "ballast/test", Log: log, TokensOverHTTP: true})
+	client, err := hub.New(hub.Config{Endpoint: w.hub.URL(), UserAgent: "ballast/test", Log: log, TokensOverHTTP: !w.safe})
 	must(w.t, err)
 	engine, err := fetcher.NewEngine(fetcher.EngineConfig{Log: log})
 	must(w.t, err)
