@@ -81,6 +81,8 @@ type Agent struct {
 	metrics *metrics
 	inbound keyedMutex[blobKey] // one fetch of a Digest through an Origin at a time
 
+	matching chan struct{} // holds one for each Flight whose patterns take long
+
 	ctx    context.Context // ends when Run does: every wait selects on it
 	cancel context.CancelFunc
 	work   sync.WaitGroup // Flights, questions and calls
@@ -114,6 +116,7 @@ func New(cfg Config) (*Agent, error) {
 		questions: map[askKey]*question{},
 		places:    map[string]*places{},
 		calls:     map[store.Volume]map[*call]struct{}{},
+		matching:  make(chan struct{}, matchPlaces),
 		broken:    make(chan error, 1),
 	}
 	a.ctx, a.cancel = context.WithCancel(context.Background())

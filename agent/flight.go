@@ -217,7 +217,7 @@ func (a *Agent) run(f *flight) {
 // choose selects f's files: once for all its waiters, in f's own time, since it may take
 // longer than their calls.
 func (a *Agent) choose(f *flight) (*fetcher.Manifest, error) {
-	selected, err := f.listed.Select(f.ctx, f.key.filter)
+	selected, err := a.match(f)
 	if err != nil {
 		return nil, err
 	}
@@ -226,6 +226,30 @@ func (a *Agent) choose(f *flight) (*fetcher.Manifest, error) {
 	}
 	f.progress.list(selected.Bytes())
 	return selected, nil
+}
+
+// What patterns take of the processors, which hash everybody's bytes too: anybody's are
+// matched for a moment, and only a few Flights' for longer than that.
+const (
+	matchMoment = 100 * time.Millisecond
+	matchPlaces = 2
+)
+
+// match is choose's selection itself.
+func (a *Agent) match(f *flight) (*fetcher.Manifest, error) {
+	moment, cancel := context.WithTimeout(f.ctx, matchMoment)
+	defer cancel()
+	selected, err := f.listed.Select(moment, f.key.filter)
+	if err == nil || moment.Err() == nil {
+		return selected, err
+	}
+	select {
+	case a.matching <- struct{}{}:
+		defer func() { <-a.matching }()
+	case <-f.ctx.Done():
+		return nil, f.ctx.Err()
+	}
+	return f.listed.Select(f.ctx, f.key.filter)
 }
 
 // tellWaiters puts f's progress on the pods that wait for it.
