@@ -66,7 +66,8 @@ var rules = []rule{
 	{"the same, tried with the token too, which has a limit of its own", is("main"), is("public"), is("hit", "miss"), is("good", "revoked", "another"), is("429"), limited, "AO"},
 	{"the same of a download under way", is("main"), is("public"), is("in flight"), is("none"), is("429"), limited, "A"},
 	{"the same of a download under way, with a token", is("main"), is("public"), is("in flight"), is("good", "another"), is("429"), limited, "AO"},
-	{"a rate limit on bytes is waited out in the flight", is("commit"), is("public"), is("miss"), nil, is("429"), shown, "a"},
+	{"a rate limit on bytes is waited out in the flight", is("commit"), is("public"), is("miss"), is("none"), is("429"), shown, "a"},
+	{"the same, tried with the token too", is("commit"), is("public"), is("miss"), is("good", "revoked", "another"), is("429"), shown, "ao"},
 	{"one that is authorised already sees the flight", is("commit"), is("public"), is("in flight"), is("none", "good", "another"), is("429"), shown, ""},
 
 	// Those who may not read it, whatever is here.
