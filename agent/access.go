@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
@@ -100,7 +101,9 @@ func (a *access) proved(cred fetcher.Secret, o store.Origin, unreachable bool) b
 	return ok && p.origin == o && within(p.at, limit)
 }
 
-// once reports whether there is a proof of cred for o, be it too old to count.
+// once reports whether there is a proof of cred for o, be it just too old to count: prune
+// drops it then. Longer would be worse than the question it saves, since who only renews
+// does not ask whose name it is.
 func (a *access) once(cred fetcher.Secret, o store.Origin) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -133,11 +136,13 @@ var errWithdrawn = fmt.Errorf("access was withdrawn meanwhile: %w", fetcher.ErrN
 
 // grant records that cred (anonymous if zero) was let through to o's content, by the
 // answer to a question that was asked at a given time. It returns errWithdrawn if cred
-// was turned away since.
+// was turned away since, and ErrReplaced if the name is another Origin's by now.
 func (a *access) grant(cred fetcher.Secret, o store.Origin, asked time.Time) error {
 	if cred.IsZero() {
 		a.publishing.Lock()
 		defer a.publishing.Unlock()
+	} else if rec, err := a.store.Repo(o.Repo); err != nil || rec.ID != o.ID {
+		return cmp.Or(err, fmt.Errorf("%s: %w", o.Repo, store.ErrReplaced))
 	}
 	key := a.proofKey(cred, o.Repo)
 	a.mu.Lock()

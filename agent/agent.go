@@ -93,6 +93,7 @@ type Agent struct {
 	flights   map[flightKey]*flight
 	questions map[askKey]*question
 	places    map[string]*places // by namespace
+	renewals  map[fetcher.Repo]time.Time
 	calls     map[store.Volume]map[*call]struct{}
 }
 
@@ -115,6 +116,7 @@ func New(cfg Config) (*Agent, error) {
 		flights:   map[flightKey]*flight{},
 		questions: map[askKey]*question{},
 		places:    map[string]*places{},
+		renewals:  map[fetcher.Repo]time.Time{},
 		calls:     map[store.Volume]map[*call]struct{}{},
 		matching:  make(chan struct{}, matchPlaces),
 		broken:    make(chan error, 1),
@@ -148,6 +150,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 		case <-tick.C:
 			a.forget(time.Now())
 			a.access.prune(time.Now())
+			a.forgetRenewals()
 			continue
 		case err = <-a.broken:
 		case <-ctx.Done():

@@ -115,8 +115,10 @@ func (a *Agent) askAs(ctx context.Context, q query, k knowledge, by asker) (gran
 	if err != nil {
 		return grant{}, err
 	}
-	if err := a.store.Identify(q.repo, shown.origin.ID); err != nil {
-		return grant{}, err
+	if shown.origin != k.origin { // so that who did not ask does not say whose name it is
+		if err := a.store.Identify(q.repo, shown.origin.ID); err != nil {
+			return grant{}, err
+		}
 	}
 	if !by.node {
 		if err := a.access.grant(by.cred, shown.origin, shown.proved); err != nil {

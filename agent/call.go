@@ -80,7 +80,7 @@ func (a *Agent) begin(f func()) bool {
 // passes reports whether time may mend err: the far end's trouble, a Repo that changed
 // under the question, a full disk, or this process being short of something.
 func passes(err error) bool {
-	for _, short := range []error{store.ErrNoSpace, store.ErrReplaced, syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM} {
+	for _, short := range []error{store.ErrNoSpace, store.ErrReplaced, syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.EADDRNOTAVAIL} {
 		if errors.Is(err, short) {
 			return true
 		}

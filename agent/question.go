@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 
 	"go.uber.org/zap"
@@ -61,9 +62,26 @@ func (a *Agent) question(ctx context.Context, q query) (*question, error) {
 	}
 }
 
-// renew asks q for nobody in particular. It waits for no place: who needs the answer will
-// ask himself.
-func (a *Agent) renew(q query) { a.begun(q) }
+// renew asks q for nobody in particular: not again about a Repo within RefMaxAge, as each
+// hit begins it. It waits for no place: who needs the answer will ask himself.
+func (a *Agent) renew(q query) {
+	a.mu.Lock()
+	due := !within(a.renewals[q.repo], a.cfg.RefMaxAge)
+	if due {
+		a.renewals[q.repo] = time.Now()
+	}
+	a.mu.Unlock()
+	if due {
+		a.begun(q)
+	}
+}
+
+// forgetRenewals drops what holds up no renewal any more.
+func (a *Agent) forgetRenewals() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	maps.DeleteFunc(a.renewals, func(_ fetcher.Repo, at time.Time) bool { return !within(at, a.cfg.RefMaxAge) })
+}
 
 // begun is question, but returns what is full rather than wait.
 func (a *Agent) begun(q query) (asked *question, full places) {
