@@ -18,9 +18,10 @@
 //   - a Digest that a Repo lists is a claim: bytes are shared between Repos only if they
 //     came through one that everybody may read now (access.mayUse);
 //   - the node's token proves nothing for anybody. It asks only what an anonymous question
-//     has just shown to be everybody's, or, for namespaces to which the operator opened
-//     the Repo, what no anonymous proof is on record of. So nobody else is told, or given,
-//     what only that token may read, and a failure of it is nobody's;
+//     has shown to be everybody's (just now; for content, up to ProofFor and RefMaxAge
+//     ago), or, for namespaces to which the operator opened the Repo, what no anonymous
+//     proof is on record of. So nobody else is told, or given, what only that token may
+//     read, and a failure of it is nobody's;
 //   - a Flight's waiters are Volumes: it outlives the calls that ask for it and
 //     ends with its last waiter; nobody joins a Flight that is ending;
 //   - a View's path leaves this package only after its Pin is durable;

@@ -157,3 +157,18 @@ func TestARenewalForWhichThereIsNoPlaceIsLeftOut(t *testing.T) {
 		}
 	})
 }
+
+func TestNothingIsKeptOfARenewalOnceAnotherMayBegin(t *testing.T) {
+	crowded(t, "crowd", func(t *testing.T, a *Agent, far late, _ *told) {
+		for n := range 100 {
+			a.renew(query{repo: nthRepo(n), ref: mainRef()})
+		}
+		time.Sleep(a.cfg.RefMaxAge + time.Minute) // Run drops it
+		synctest.Wait()
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		if len(a.renewals) != 0 {
+			t.Errorf("%d are kept", len(a.renewals))
+		}
+	})
+}

@@ -106,3 +106,21 @@ func TestAProofCountsWhileAnotherIsBeingRecorded(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestAnAnswerAboutWhoHadTheNameBeforeProvesNothing(t *testing.T) {
+	s := storetest.Open(t)
+	a := newAccess(Config{Store: s, ProofFor: time.Hour})
+	repo, err := fetcher.ParseRepo("org/name")
+	if err := errors.Join(err, s.Identify(repo, "old"), s.Identify(repo, "new")); err != nil {
+		t.Fatal(err)
+	}
+	for _, cred := range []fetcher.Secret{{}, fetcher.NewSecret("token")} {
+		defer a.ask(cred, repo)()
+		if err := a.grant(cred, store.Origin{Repo: repo, ID: "old"}, time.Now()); !errors.Is(err, store.ErrReplaced) {
+			t.Errorf("grant: %v, want ErrReplaced", err)
+		}
+	}
+	if len(a.proofs) != 0 {
+		t.Errorf("proofs are %v", a.proofs)
+	}
+}
