@@ -41,8 +41,10 @@ func (c cell) run(t *testing.T, want string) (got, asked string) {
 	if c.ref == "commit" {
 		req.Ref = ref(commit)
 	}
+	var listed *fetcher.Manifest
 	for _, who := range []string{"owner", "good", "revoked"} { // proved, each of them
-		_, err := w.Listing(t.Context(), agent.Caller{Token: fetcher.NewSecret(who)}, req.Repo, ref("main"))
+		var err error
+		listed, err = w.Listing(t.Context(), agent.Caller{Token: fetcher.NewSecret(who)}, req.Repo, ref("main"))
 		must(t, err)
 	}
 	switch c.state {
@@ -53,8 +55,9 @@ func (c cell) run(t *testing.T, want string) (got, asked string) {
 		defer release()
 		stop, ended := w.acquireAside(request("owner", repo, token("owner"), at(commit)))
 		defer func() { stop(); <-ended }()
-		w.until("content is on its way", func() bool {
-			return slices.ContainsFunc(w.hub.Requests(), func(r hubtest.Request) bool { return r.Kind == "cdn" })
+		w.until("the large file is on its way, and the other here: so the owner asks no more", func() bool {
+			return slices.ContainsFunc(w.hub.Requests(), func(r hubtest.Request) bool { return r.Kind == "cdn" }) &&
+				!slices.ContainsFunc(listed.Files, func(f fetcher.File) bool { return f.Path.String() != big && !w.store.HasBlob(f.Digest) })
 		})
 		return c.join(w, req, want, own, release)
 	}
