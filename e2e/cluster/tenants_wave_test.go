@@ -132,8 +132,11 @@ func (v *wave) begin() {
 	for _, m := range flights {
 		v.sending(v.t, m)
 	}
-	for _, c := range v.cells { // one waiter's token does not fail the others
-		if c.state == "flight" && c.token == "revoked" {
+	// One waiter's token does not fail the others. Only where the Hub answers: after trouble
+	// the other's token may be the next to be tried, and what that brings is had by the
+	// proof of the one that was revoked.
+	for _, c := range v.cells {
+		if c.state == "flight" && c.token == "revoked" && v.state == "answers" {
 			v.help = append(v.help, v.asks(c.repo, "good", "goes-on-"+c.visible))
 		}
 	}
