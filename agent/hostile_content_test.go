@@ -15,14 +15,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
-	"go.uber.org/zap/zaptest"
 
 	"github.com/ballast-csi/ballast/agent"
 	"github.com/ballast-csi/ballast/agent/store"
 	"github.com/ballast-csi/ballast/fetcher"
-	"github.com/ballast-csi/ballast/fetcher/hub"
 )
 
 // runTogether runs all rows at the same time on one agent, each a repository and a pod
@@ -88,34 +85,6 @@ func runTogether(t *testing.T, stall time.Duration, rows []hostileRow) {
 			}
 			r.judge(t, all[i].repo, o.m, o.err)
 		})
-	}
-}
-
-// startWith is start with a store and an engine of a test's own making.
-func (w *world) startWith(sc store.Config, ec fetcher.EngineConfig) {
-	w.t.Helper()
-	log := zaptest.NewLogger(w.t)
-	sc.Dir, sc.Log, ec.Log = w.dir, log, log
-	s, err := store.Open(sc)
-	must(w.t, err)
-	client, err := hub.New(hub.Config{Endpoint: w.hub.URL(), UserAgent: "ballast/test", Log: log})
-	must(w.t, err)
-	engine, err := fetcher.NewEngine(ec)
-	must(w.t, err)
-	cfg := w.cfg
-	cfg.Store, cfg.Authority, cfg.Source, cfg.Engine, cfg.Log = s, client, client, engine, log
-	w.store, w.registry = s, prometheus.NewRegistry()
-	cfg.Registerer = w.registry
-	w.Agent, err = agent.New(cfg)
-	must(w.t, err)
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- w.Agent.Run(ctx) }()
-	w.stop = func() {
-		cancel()
-		must(w.t, <-ended)
-		client.CloseIdle()
-		must(w.t, s.Close())
 	}
 }
 

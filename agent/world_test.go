@@ -57,16 +57,23 @@ func newWorld(t testing.TB) *world {
 // start opens the store and runs an agent on it.
 func (w *world) start() *world {
 	w.t.Helper()
-	log := zaptest.NewLogger(w.t)
-	disk := store.Config{Dir: w.dir, Log: log, Reserve: -1}
+	disk := store.Config{Reserve: -1}
 	if w.full {
 		disk.Reserve = 1 << 60
 	}
+	return w.startWith(disk, fetcher.EngineConfig{})
+}
+
+// startWith is start with a store and an engine of a test's own making.
+func (w *world) startWith(disk store.Config, speed fetcher.EngineConfig) *world {
+	w.t.Helper()
+	log := zaptest.NewLogger(w.t)
+	disk.Dir, disk.Log, speed.Log = w.dir, log, log
 	s, err := store.Open(disk)
 	must(w.t, err)
 	client, err := hub.New(hub.Config{Endpoint: w.hub.URL(), UserAgent: "ballast/test", Log: log, TokensOverHTTP: !w.safe})
 	must(w.t, err)
-	engine, err := fetcher.NewEngine(fetcher.EngineConfig{Log: log})
+	engine, err := fetcher.NewEngine(speed)
 	must(w.t, err)
 	cfg := w.cfg
 	cfg.Store, cfg.Authority, cfg.Source, cfg.Engine, cfg.Log = s, client, client, engine, log
