@@ -16,7 +16,7 @@ import (
 func (a *Agent) Acquire(ctx context.Context, req Request) (Mountable, error) {
 	ctx, c := a.enter(ctx, req)
 	defer a.leave(c, req.Volume)
-	waiting := &WaitingError{Progress: fmt.Sprintf("%s: asking %s", req, a.cfg.Authority.Name())}
+	waiting := &WaitingError{Progress: fmt.Sprintf("%s: asking %s", req, a.cfg.Hub.Name())}
 	for ctx.Err() == nil && a.ctx.Err() == nil && !waiting.Over {
 		m, err := a.acquire(ctx, req)
 		err = a.check(err)

@@ -16,11 +16,18 @@ import (
 
 // Config is what an Agent is made of. Durations left zero take their defaults.
 type Config struct {
-	Store     *store.Store
-	Authority fetcher.Authority
-	Source    fetcher.Source
-	Engine    *fetcher.Engine
-	Log       *zap.Logger
+	Store *store.Store
+	// Hub is nil where there is none: then only Authorities say what anything is.
+	Hub fetcher.Hub
+	// Authorities are the others, in the order in which they are asked where the Hub
+	// cannot be, or has no such Repo.
+	Authorities []fetcher.Authority
+	// Bindings give Repos to one Authority; the first that matches counts.
+	Bindings []Binding
+	// Sources give bytes, in the order in which they are asked.
+	Sources []fetcher.Source
+	Engine  *fetcher.Engine
+	Log     *zap.Logger
 	// Pods tells about the node's pods and takes events for them; nil without
 	// access to the Kubernetes API.
 	Pods Pods
@@ -100,8 +107,8 @@ type Agent struct {
 // New checks cfg and makes an Agent; it starts nothing. Acquire works once Run
 // runs, and ends its waits when Run is told to stop.
 func New(cfg Config) (*Agent, error) {
-	if cfg.Store == nil || cfg.Authority == nil || cfg.Source == nil || cfg.Engine == nil || cfg.Log == nil {
-		return nil, errors.New("agent: Store, Authority, Source, Engine and Log are needed")
+	if cfg.Store == nil || cfg.Hub == nil || len(cfg.Sources) == 0 || cfg.Engine == nil || cfg.Log == nil {
+		return nil, errors.New("agent: Store, Hub, Sources, Engine and Log are needed")
 	}
 	if err := errors.Join(cfg.setDefaults(), checkOpen(cfg.Open)); err != nil {
 		return nil, err

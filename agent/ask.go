@@ -96,7 +96,7 @@ func telling(anonymous, token error) error {
 func (a *Agent) askAs(ctx context.Context, q query, k knowledge, by asker) (grant, error) {
 	defer a.access.ask(by.cred, q.repo)()
 	asked := time.Now()
-	i := inquiry{authority: a.cfg.Authority, query: q, cred: by.cred, origin: k.origin, record: a.listed.get}
+	i := inquiry{authority: a.cfg.Hub, query: q, cred: by.cred, origin: k.origin, record: a.listed.get}
 	renews := by.node || !k.publicAt.IsZero() // as the node nothing is proved
 	if !by.cred.IsZero() && !by.node {
 		renews = a.access.once(by.cred, k.origin)
@@ -140,7 +140,7 @@ func (a *Agent) askAs(ctx context.Context, q query, k knowledge, by asker) (gran
 		public: by == asker{} || k.public && shown.origin == k.origin,
 	}
 	if _, pinned := q.ref.Commit(); !pinned {
-		rec := store.RefRecord{Commit: g.commit, ResolvedAt: asked, Authority: a.cfg.Authority.Name()}
+		rec := store.RefRecord{Commit: g.commit, ResolvedAt: asked, Authority: a.cfg.Hub.Name()}
 		if err := a.store.SetRef(g.origin, q.ref, rec); err != nil {
 			return grant{}, err
 		}

@@ -121,7 +121,7 @@ func (a *Agent) fallBack(ctx context.Context, q query, need need, asking error) 
 		}
 		why = "does not let this node read it any more"
 	}
-	name := a.cfg.Authority.Name()
+	name := a.cfg.Hub.Name()
 	k.notice = fmt.Sprintf("%s %s; serving %s, which %s was at %s", name, why,
 		fetcher.Revision{Repo: q.repo, Commit: k.commit}, q.ref, k.resolvedAt.UTC().Format(time.RFC3339))
 	if _, pinned := q.ref.Commit(); pinned {

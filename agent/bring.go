@@ -81,15 +81,15 @@ func (a *Agent) attempt(f *flight, by asker) error {
 	}
 	f.progress.restart()
 	return a.cfg.Engine.Fetch(ctx, fetcher.Job{
-		Source:     a.cfg.Source,
+		Sources:    a.cfg.Sources,
 		Revision:   f.key.revision(),
 		Files:      f.selected.Files,
 		Credential: by.cred,
 		Sink:       &sink{agent: a, origin: f.key.origin, progress: f.progress},
-		Progress: func(delta int64) {
+		Progress: func(source string, delta int64) {
 			f.progress.fetch(delta)
 			if delta > 0 {
-				a.metrics.fetchedBytes.WithLabelValues(a.cfg.Source.Name()).Add(float64(delta))
+				a.metrics.fetchedBytes.WithLabelValues(source).Add(float64(delta))
 			}
 		},
 		Failing: func(err error) { // for good: it still drains, and nobody may join it

@@ -53,13 +53,13 @@ func (stuck) Close() error { return nil }
 // runOn runs an agent on s that asks far, until stop is called.
 func runOn(t *testing.T, s *store.Store, far interface {
 	fetcher.Source
-	fetcher.Authority
+	fetcher.Hub
 }, edits ...func(*Config)) (a *Agent, stop func()) {
 	engine, err := fetcher.NewEngine(fetcher.EngineConfig{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg := Config{Store: s, Authority: far, Source: far, Engine: engine, Log: zap.NewNop(), RetryEvery: time.Hour}
+	cfg := Config{Store: s, Hub: far, Sources: []fetcher.Source{far}, Engine: engine, Log: zap.NewNop(), RetryEvery: time.Hour}
 	for _, edit := range edits {
 		edit(&cfg)
 	}

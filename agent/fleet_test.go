@@ -82,7 +82,7 @@ func (f *fleet) start(dir string, edits []func(*agent.Config)) *node {
 	must(f.t, err)
 	engine, err := fetcher.NewEngine(fetcher.EngineConfig{Connections: 4, Ahead: 32})
 	must(f.t, err)
-	cfg := agent.Config{Store: s, Authority: client, Source: client, Engine: engine, Log: zap.NewNop()}
+	cfg := agent.Config{Store: s, Hub: client, Sources: []fetcher.Source{client}, Engine: engine, Log: zap.NewNop()}
 	for _, edit := range edits {
 		edit(&cfg)
 	}

@@ -122,7 +122,7 @@ func (a *Agent) join(ctx context.Context, req Request, g grant) (*flight, *waite
 		f = &flight{
 			key:      key,
 			listed:   g.manifest,
-			progress: newProgress(key.revision(), a.cfg.Source.Name()),
+			progress: newProgress(key.revision(), a.cfg.Sources[0].Name()),
 			done:     make(chan struct{}),
 			waiters:  map[store.Volume]*waiter{},
 			denied:   map[fetcher.Secret]error{},

@@ -14,7 +14,7 @@ import (
 // inquiry asks an Authority as one credential what a Ref is, what that holds, and to prove
 // access to it.
 type inquiry struct {
-	authority fetcher.Authority
+	authority fetcher.Hub
 	query     query
 	cred      fetcher.Secret
 	origin    store.Origin // on record for the Repo's name

@@ -16,6 +16,14 @@ type Opening struct {
 	Namespaces []string
 }
 
+// Binding is an operator's rule: of the Repos that match only this Authority says what
+// they are. If that is not the Hub, the Hub is never asked about them, nor for their
+// bytes: a stranger who registers such a name there gains nothing.
+type Binding struct {
+	Repos     string // a pattern as Opening.Repos
+	Authority string // its Name
+}
+
 // check reports what is wrong with o.
 func (o Opening) check() error {
 	if _, err := path.Match(o.Repos, ""); err != nil || o.Repos == "" {

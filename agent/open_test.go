@@ -148,7 +148,7 @@ func TestTheNodeWaitsForTheAnswerWhetherAnOpenedRepoIsStillPublic(t *testing.T) 
 func TestAnOpeningThatCannotBeMeantIsRefused(t *testing.T) {
 	for _, o := range []agent.Opening{{"", []string{"a"}}, {"[", []string{"a"}}, {"org/*", nil}, {"org/*", []string{""}}} {
 		w := newWorld(t).start()
-		cfg := agent.Config{Store: w.store, Authority: nothing{}, Source: nothing{}, Engine: &fetcher.Engine{}, Log: zap.NewNop(), Open: []agent.Opening{o}}
+		cfg := agent.Config{Store: w.store, Hub: nothing{}, Sources: []fetcher.Source{nothing{}}, Engine: &fetcher.Engine{}, Log: zap.NewNop(), Open: []agent.Opening{o}}
 		if _, err := agent.New(cfg); err == nil {
 			t.Errorf("%+v was taken", o)
 		}
@@ -156,7 +156,7 @@ func TestAnOpeningThatCannotBeMeantIsRefused(t *testing.T) {
 }
 
 type nothing struct {
-	fetcher.Authority
+	fetcher.Hub
 	fetcher.Source
 }
 

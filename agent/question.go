@@ -50,7 +50,7 @@ func (a *Agent) question(ctx context.Context, q query) (*question, error) {
 			return asked, nil
 		}
 		waits := &WaitingError{Progress: fmt.Sprintf("%s: waits for %d other questions of this namespace to %s",
-			q, questionsANamespace, a.cfg.Authority.Name())}
+			q, questionsANamespace, a.cfg.Hub.Name())}
 		if !told {
 			a.tell(q.who.Pod, reasonWaiting, waits.Progress)
 		}
@@ -131,7 +131,7 @@ func (a *Agent) free(namespace string) {
 // put puts q to the Authority.
 func (a *Agent) put(q query, asked *question) {
 	ctx, cancel := context.WithTimeoutCause(a.ctx, longestAnswer, &fetcher.UnreachableError{
-		Err: fmt.Errorf("%s did not answer about %s within %s", a.cfg.Authority.Name(), q, longestAnswer)})
+		Err: fmt.Errorf("%s did not answer about %s within %s", a.cfg.Hub.Name(), q, longestAnswer)})
 	defer cancel()
 	asked.grant, asked.err = a.ask(ctx, q)
 	if cause := context.Cause(ctx); asked.err != nil && fetcher.Unreachable(cause) {

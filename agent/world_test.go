@@ -76,7 +76,7 @@ func (w *world) startWith(disk store.Config, speed fetcher.EngineConfig) *world 
 	engine, err := fetcher.NewEngine(speed)
 	must(w.t, err)
 	cfg := w.cfg
-	cfg.Store, cfg.Authority, cfg.Source, cfg.Engine, cfg.Log = s, client, client, engine, log
+	cfg.Store, cfg.Hub, cfg.Sources, cfg.Engine, cfg.Log = s, client, []fetcher.Source{client}, engine, log
 	w.store, w.registry = s, prometheus.NewRegistry()
 	cfg.Registerer = w.registry
 	w.Agent, err = agent.New(cfg)

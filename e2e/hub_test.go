@@ -85,7 +85,7 @@ func TestAHubOfOtherHandsIsFetchedIntoTheStore(t *testing.T) {
 			var got int64
 			started := time.Now()
 			if err := engine.Fetch(t.Context(), fetcher.Job{
-				Source: client, Revision: m.Revision, Files: m.Files, Sink: storetest.Sink{Store: s, Repo: repo}, Progress: func(n int64) { got += n },
+				Sources: []fetcher.Source{client}, Revision: m.Revision, Files: m.Files, Sink: storetest.Sink{Store: s, Repo: repo}, Progress: func(_ string, n int64) { got += n },
 			}); err != nil {
 				t.Fatal(err)
 			}

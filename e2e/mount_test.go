@@ -27,7 +27,7 @@ func node(t *testing.T, s *store.Store, url string) spec.NodeClient {
 	t.Helper()
 	client := hubClient(t, url)
 	engine := must(fetcher.NewEngine(fetcher.EngineConfig{Log: quiet(t)}))(t)
-	a := must(agent.New(agent.Config{Store: s, Authority: client, Source: client, Engine: engine, Log: quiet(t)}))(t)
+	a := must(agent.New(agent.Config{Store: s, Hub: client, Sources: []fetcher.Source{client}, Engine: engine, Log: quiet(t)}))(t)
 	// Not t.TempDir: a socket's path has at most 107 bytes.
 	dir := must(os.MkdirTemp("", "ballast"))(t)
 	socket := filepath.Join(dir, "csi.sock")

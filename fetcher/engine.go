@@ -58,23 +58,47 @@ func NewEngine(cfg EngineConfig) (*Engine, error) {
 
 // Job is what one Fetch brings, from where and to where.
 type Job struct {
-	Source     Source
+	Sources    []Source // the chain: asked in this order
 	Revision   Revision
 	Files      []File
 	Credential Secret
 	Sink       Sink
-	// Progress, unless nil, is called with the bytes that arrived since the last
-	// call, never twice at the same time; it must not block. The count is
-	// negative for bytes that have to come again: what arrived of a Piece that
-	// the sink did not keep, and a whole file that did not match its Digest,
+	// Progress, unless nil, is called with the bytes that arrived from the Source of
+	// that name since the last call, never twice at the same time; it must not block.
+	// The count is negative for bytes that have to come again: what arrived of a Piece
+	// that the sink did not keep, and a whole file that did not match its Digest,
 	// Pieces held before this Fetch included.
-	Progress func(delta int64)
+	Progress func(source string, delta int64)
+	// Passed, unless nil, is called when a Source is passed over for a file, never
+	// twice at the same time; it must not block.
+	Passed func(p Passed)
 	// Failing, unless nil, is called once, by the first error that ends the
 	// Fetch, ctx's end included, when it happens: Fetch itself returns that
 	// error only after the reads under way have ended, up to EngineConfig.Stall
 	// later. It must not block.
 	Failing func(err error)
 }
+
+// Passed says that a Source was passed over for a file, and why.
+type Passed struct {
+	Source string
+	File   File
+	Why    Reason
+	Err    error
+}
+
+// Reason is why a Source was passed over: a word for metrics and events.
+type Reason string
+
+const (
+	PassedAbsent      Reason = "absent"       // it has not got the file (ErrAbsent, ErrEntryNotFound)
+	PassedMismatch    Reason = "mismatch"     // its bytes did not match the Digest
+	PassedUnreachable Reason = "unreachable"  // no answer, or a broken one
+	PassedStalled     Reason = "stalled"      // it stopped giving bytes
+	PassedDenied      Reason = "denied"       // it does not let this credential read
+	PassedRateLimited Reason = "rate_limited" // it asks to wait
+	PassedFailed      Reason = "failed"       // any other error: what a person must mend
+)
 
 // Fetch brings every file of job to its Sink, the largest first, each Digest once.
 // Files are verified while others are still on their way, and committed in batches.
@@ -181,7 +205,7 @@ func (r *run) note(err error) (noted error, first bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.ctx.Err() != nil {
-		err = fmt.Errorf("fetch %s from %s: %w", r.Revision, r.Source.Name(), context.Cause(r.ctx))
+		err = fmt.Errorf("fetch %s from %s: %w", r.Revision, r.Sources[0].Name(), context.Cause(r.ctx))
 	}
 	if r.first != nil {
 		if r.ctx.Err() == nil {
@@ -209,7 +233,7 @@ func (r *run) tell(delta int64) {
 	if delta != 0 && r.Progress != nil {
 		r.telling.Lock()
 		defer r.telling.Unlock()
-		r.Progress(delta)
+		r.Progress(r.Sources[0].Name(), delta)
 	}
 }
 
@@ -276,7 +300,7 @@ func (r *run) verify(in Ingest) error {
 	}
 	var mismatch *MismatchError
 	if errors.As(err, &mismatch) {
-		mismatch.Source = r.Source.Name()
+		mismatch.Source = r.Sources[0].Name()
 		var dropped int64
 		for _, p := range in.Missing() {
 			dropped += p.Size

@@ -42,7 +42,7 @@ func newFetch(t *testing.T, content map[string][]byte) *fetch {
 }
 
 func (x *fetch) job(sink fetcher.Sink) fetcher.Job {
-	return fetcher.Job{Source: x.source, Revision: testRevision, Files: x.files, Credential: fetcher.NewSecret("token"), Sink: sink}
+	return fetcher.Job{Sources: []fetcher.Source{x.source}, Revision: testRevision, Files: x.files, Credential: fetcher.NewSecret("token"), Sink: sink}
 }
 
 func (x *fetch) run(ctx context.Context, cfg fetcher.EngineConfig) error {
@@ -54,7 +54,7 @@ func (x *fetch) run(ctx context.Context, cfg fetcher.EngineConfig) error {
 	began := time.Now()
 	x.failing = nil
 	job := x.job(x.sink)
-	job.Progress = func(n int64) { x.progress += n }
+	job.Progress = func(_ string, n int64) { x.progress += n }
 	job.Failing = func(err error) { x.failing = append(x.failing, failure{err, time.Since(began)}) }
 	err = e.Fetch(ctx, job)
 	x.took = time.Since(began)

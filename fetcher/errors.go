@@ -17,6 +17,9 @@ var (
 	ErrNotFound = errors.New("repository is private or does not exist")
 	// ErrRevisionNotFound: the repository has no such branch, tag or commit.
 	ErrRevisionNotFound = errors.New("revision does not exist")
+	// ErrAbsent: a Source has not got these bytes, or not of this revision. It is no
+	// verdict on the file: another Source may have it.
+	ErrAbsent = errors.New("not to be had there")
 	// ErrEntryNotFound: the revision has no such file.
 	ErrEntryNotFound = errors.New("file does not exist at this revision")
 	// ErrBadToken: the token is not valid.

@@ -69,7 +69,7 @@ func (r *run) open(ctx context.Context, t *task) (Object, error) {
 		return nil, ctx.Err()
 	}
 	if t.object == nil {
-		object, err := r.Source.Open(ctx, r.Revision, t.ingest.File(), r.Credential)
+		object, err := r.Sources[0].Open(ctx, r.Revision, t.ingest.File(), r.Credential)
 		if err != nil {
 			return nil, err
 		}
@@ -176,7 +176,7 @@ func (p *pieceReader) ask() error {
 
 // judge says what an error of the Source is: ours, if we ended the read.
 func (p *pieceReader) judge(err error) error {
-	where := fmt.Sprintf("piece %d of %s of %s from %s", p.piece.Index, p.task.ingest.File().Path, p.run.Revision, p.run.Source.Name())
+	where := fmt.Sprintf("piece %d of %s of %s from %s", p.piece.Index, p.task.ingest.File().Path, p.run.Revision, p.run.Sources[0].Name())
 	switch {
 	case err == nil:
 		return nil

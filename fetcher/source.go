@@ -29,8 +29,10 @@ func PieceAt(i int, size int64) Piece {
 type Source interface {
 	// Name is the word for this Source in progress, events and metrics: "hub".
 	Name() string
-	// Open prepares reading f of rev with cred. It may ask the network; ctx is for
-	// that alone, not for the Object's life.
+	// Open prepares reading f of rev; only a Hub has any use for cred. It may ask the
+	// network; ctx is for that alone, not for the Object's life. It bounds its own
+	// waits for an answer, as only the Source knows what is worth waiting for. An
+	// error that matches ErrAbsent says that f is not to be had here.
 	Open(ctx context.Context, rev Revision, f File, cred Secret) (Object, error)
 }
 
@@ -44,15 +46,29 @@ type Object interface {
 	io.Closer
 }
 
-// Authority says what a Ref and a Revision are, and whether a credential may read
-// a Repo. Implementations are safe for concurrent use.
+// Sequential is an Object whose Source only gives a file from its start to its end. Its
+// ranges are asked for one after another and in order, never two at a time.
+type Sequential interface {
+	Object
+	Sequential()
+}
+
+// Authority says what a Ref and a Revision are. What it knows nothing of it answers with
+// ErrNotFound or ErrRevisionNotFound. Implementations are safe for concurrent use.
 type Authority interface {
 	// Name is recorded with what this Authority said: "hub".
 	Name() string
-	// Resolve says what ref names now. Its answer proves no access to content.
+	// Resolve says what ref names now. Its answer proves no access to content. Only a
+	// Hub has any use for cred.
 	Resolve(ctx context.Context, repo Repo, ref Ref, cred Secret) (Resolution, error)
 	// Manifest lists every file of rev. Its answer proves no access to content.
 	Manifest(ctx context.Context, rev Revision, cred Secret) (*Manifest, error)
+}
+
+// Hub is the Authority before which all others step back, and the one that says whether a
+// credential may read a Repo.
+type Hub interface {
+	Authority
 	// Prove shows that cred may read the content of path at ref, and says what
 	// it saw. With a zero path it proves access to the repository as a whole.
 	Prove(ctx context.Context, repo Repo, ref Ref, path Path, cred Secret) (Proof, error)

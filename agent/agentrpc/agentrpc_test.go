@@ -54,7 +54,7 @@ func start(t *testing.T, h *hubtest.Hub) (path string, local agentpb.AgentClient
 	must(t, err)
 	engine, err := fetcher.NewEngine(fetcher.EngineConfig{Log: log})
 	must(t, err)
-	a, err := agent.New(agent.Config{Store: storetest.Open(t), Authority: client, Source: client, Engine: engine, Log: log, RetryEvery: 10 * time.Millisecond})
+	a, err := agent.New(agent.Config{Store: storetest.Open(t), Hub: client, Sources: []fetcher.Source{client}, Engine: engine, Log: log, RetryEvery: 10 * time.Millisecond})
 	must(t, err)
 	dir := t.TempDir()
 	must(t, os.Chmod(dir, 0o777))

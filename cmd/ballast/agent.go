@@ -155,8 +155,8 @@ func (f coreFlags) newAgent(s *store.Store, pods agent.Pods, reg prometheus.Regi
 	}
 	return agent.New(agent.Config{
 		Store:      s,
-		Authority:  client,
-		Source:     client,
+		Hub:        client,
+		Sources:    []fetcher.Source{client},
 		Engine:     engine,
 		Log:        log.Named("agent"),
 		Pods:       pods,

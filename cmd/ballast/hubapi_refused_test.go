@@ -64,7 +64,7 @@ func TestATokenThatMayNotBeSentIsRefusedWithTheReason(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(client.CloseIdle)
-	w := newTenants(t, func(c *agent.Config) { c.Authority, c.Source = client, client })
+	w := newTenants(t, func(c *agent.Config) { c.Hub, c.Sources = client, []fetcher.Source{client} })
 	h.AddRepo("team/private", filesOf("team/private"))
 	h.SetPrivate("team/private", good)
 	got := w.ask(podA, good, "GET /team/private/resolve/main/config.json")

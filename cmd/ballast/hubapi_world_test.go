@@ -52,7 +52,7 @@ func newTenants(t *testing.T, edit ...func(*agent.Config)) *tenants {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg := agent.Config{Store: storetest.Open(t), Authority: client, Source: client, Engine: engine, Log: w.log.Logger}
+	cfg := agent.Config{Store: storetest.Open(t), Hub: client, Sources: []fetcher.Source{client}, Engine: engine, Log: w.log.Logger}
 	for _, e := range edit {
 		e(&cfg)
 	}

@@ -104,7 +104,7 @@ func fetch(t *testing.T, h *hub.Hub, s *store.Store, rev fetcher.Revision, stall
 	c := newClient(t, h)
 	m := must(c.Manifest(t.Context(), rev, fetcher.Secret{}))(t)
 	engine := must(fetcher.NewEngine(fetcher.EngineConfig{Stall: stall, Log: zaptest.NewLogger(t)}))(t)
-	return engine.Fetch(t.Context(), fetcher.Job{Source: c, Revision: rev, Files: m.Files, Sink: storetest.Sink{Store: s, Repo: rev.Repo}})
+	return engine.Fetch(t.Context(), fetcher.Job{Sources: []fetcher.Source{c}, Revision: rev, Files: m.Files, Sink: storetest.Sink{Store: s, Repo: rev.Repo}})
 }
 
 // get reads url with token, and returns the answer with all of its body.

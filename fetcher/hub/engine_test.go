@@ -79,7 +79,7 @@ func fetchAll(t *testing.T, h *hubtest.Hub, rev fetcher.Revision, token string) 
 	var sum int64
 	sink := &memory{here: map[string]bool{}}
 	err = e.Fetch(t.Context(), fetcher.Job{
-		Source: c, Revision: rev, Files: m.Files, Credential: cred, Sink: sink, Progress: func(n int64) { sum += n },
+		Sources: []fetcher.Source{c}, Revision: rev, Files: m.Files, Credential: cred, Sink: sink, Progress: func(_ string, n int64) { sum += n },
 	})
 	if err == nil && (sum != m.Bytes() || len(sink.here) != len(m.Files)) {
 		t.Errorf("%d of %d bytes, %d of %d files", sum, m.Bytes(), len(sink.here), len(m.Files))

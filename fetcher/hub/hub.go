@@ -1,5 +1,5 @@
 // Package hub owns how the Hugging Face Hub is spoken to over HTTP: what a Ref
-// and a Revision are (fetcher.Authority), the bytes of a file (fetcher.Source),
+// and a Revision are (fetcher.Hub), the bytes of a file (fetcher.Source),
 // and what its errors and rate limits mean.
 //
 // It must never know where bytes go, nor who asks.
@@ -91,8 +91,8 @@ type Client struct {
 }
 
 var (
-	_ fetcher.Source    = (*Client)(nil)
-	_ fetcher.Authority = (*Client)(nil)
+	_ fetcher.Source = (*Client)(nil)
+	_ fetcher.Hub    = (*Client)(nil)
 )
 
 // New checks cfg and returns a Client; it asks nothing of the network.
