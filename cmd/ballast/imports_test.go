@@ -42,7 +42,8 @@ var allowed = map[string][]string{
 	"csi":                             {"agent/agentpb", "agent/unixsock", "csi/mount", "fetcher"},
 	"csi/mount":                       {},
 	"csi/mount/mounttest":             {"csi/mount"},
-	"cmd/ballast":                     {"agent", "agent/agentpb", "agent/agentrpc", "agent/hubapi", "agent/kube", "agent/store", "agent/unixsock", "csi", "csi/mount", "fetcher", "fetcher/hub"},
+	"cmd/ballast/settings":            {},
+	"cmd/ballast":                     {"agent", "agent/agentpb", "agent/agentrpc", "agent/hubapi", "agent/kube", "agent/store", "agent/unixsock", "cmd/ballast/settings", "csi", "csi/mount", "fetcher", "fetcher/hub"},
 }
 
 // confined says which rooms alone may import an outside package, or anything below
@@ -60,6 +61,8 @@ var confined = map[string][]string{
 	"net/http":                                    {"agent/hubapi", "cmd/ballast", "fetcher/hub", "fetcher/hub/hubtest"},
 	"github.com/prometheus/client_golang":         {"agent", "cmd/ballast", "csi"},
 	"github.com/spf13/cobra":                      {"cmd/ballast"},
+	"github.com/spf13/pflag":                      {"cmd/ballast", "cmd/ballast/settings"},
+	"go.yaml.in/yaml":                             {"cmd/ballast/settings"},
 	"github.com/pjbgf/sha1cd":                     {"fetcher"},
 	"github.com/cespare/xxhash":                   {"agent/store"},
 	"golang.org/x/sys":                            {"agent/store", "agent/store/durable", "agent/unixsock", "cmd/ballast", "csi", "csi/mount", "csi/mount/mounttest"},
