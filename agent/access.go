@@ -207,7 +207,7 @@ func (a *access) mayUse(d fetcher.Digest, o store.Origin) (bool, error) {
 		if err != nil {
 			return false, err
 		}
-		if rec.ID == other.ID && a.public(rec, false) {
+		if !other.Local() && rec.ID == other.ID && a.public(rec, false) {
 			return true, nil
 		}
 	}

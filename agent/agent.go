@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
+	"slices"
 	"sync"
 	"time"
 
@@ -68,7 +70,7 @@ func (c *Config) setDefaults() error {
 		{&c.ProofGrace, 0},
 	} {
 		if *d.field < 0 {
-			return fmt.Errorf("agent: a duration of %s: none may be negative", *d.field)
+			return fmt.Errorf("a duration of %s: none may be negative", *d.field)
 		}
 		if *d.field == 0 {
 			*d.field = d.value
@@ -79,14 +81,16 @@ func (c *Config) setDefaults() error {
 
 // Agent hands out Views. Make one with New; its background work is Run's.
 type Agent struct {
-	cfg     Config
-	log     *zap.Logger
-	store   *store.Store
-	access  *access
-	node    *nodeToken
-	listed  manifests
-	metrics *metrics
-	inbound keyedMutex[blobKey] // one fetch of a Digest through an Origin at a time
+	cfg    Config
+	log    *zap.Logger
+	store  *store.Store
+	access *access
+	node   *nodeToken
+	listed manifests
+	// offHubSources are Config.Sources without the Hub.
+	offHubSources []fetcher.Source
+	metrics       *metrics
+	inbound       keyedMutex[blobKey] // one fetch of a Digest through an Origin at a time
 
 	matching chan struct{} // holds one for each Flight whose patterns take long
 
@@ -107,19 +111,22 @@ type Agent struct {
 // New checks cfg and makes an Agent; it starts nothing. Acquire works once Run
 // runs, and ends its waits when Run is told to stop.
 func New(cfg Config) (*Agent, error) {
-	if cfg.Store == nil || cfg.Hub == nil || len(cfg.Sources) == 0 || cfg.Engine == nil || cfg.Log == nil {
-		return nil, errors.New("agent: Store, Hub, Sources, Engine and Log are needed")
+	if cfg.Store == nil || cfg.Hub == nil && len(cfg.Authorities) == 0 || len(cfg.Sources) == 0 || cfg.Engine == nil || cfg.Log == nil {
+		return nil, errors.New("agent: Store, Hub or Authorities, Sources, Engine and Log are needed")
 	}
-	if err := errors.Join(cfg.setDefaults(), checkOpen(cfg.Open)); err != nil {
-		return nil, err
+	if err := errors.Join(cfg.setDefaults(), cfg.checkRules()); err != nil {
+		return nil, fmt.Errorf("agent: %w", err)
 	}
 	a := &Agent{
-		cfg:       cfg,
-		log:       cfg.Log,
-		store:     cfg.Store,
-		access:    newAccess(cfg),
-		node:      &nodeToken{read: cfg.NodeToken, log: cfg.Log},
-		listed:    manifests{store: cfg.Store},
+		cfg:    cfg,
+		log:    cfg.Log,
+		store:  cfg.Store,
+		access: newAccess(cfg),
+		node:   &nodeToken{read: cfg.NodeToken, log: cfg.Log},
+		listed: manifests{store: cfg.Store},
+		offHubSources: slices.DeleteFunc(slices.Clone(cfg.Sources), func(s fetcher.Source) bool {
+			return isHub(s, cfg.Hub)
+		}),
 		flights:   map[flightKey]*flight{},
 		questions: map[askKey]*question{},
 		places:    map[string]*places{},
@@ -135,6 +142,11 @@ func New(cfg Config) (*Agent, error) {
 	}
 	a.metrics = m
 	return a, nil
+}
+
+// isHub reports whether s is the same object as hub.
+func isHub(s fetcher.Source, hub fetcher.Hub) bool {
+	return hub != nil && reflect.ValueOf(s).Comparable() && any(s) == any(hub)
 }
 
 // Run does the agent's background work until ctx ends, and then returns nil: it has

@@ -52,7 +52,7 @@ func (a *Agent) known(ctx context.Context, q query, need need, unreachable bool)
 	k.publicAt = rec.PublicAt
 	k.public = a.access.public(rec, unreachable)
 	k.proved = a.access.proved(q.who.Token, k.origin, unreachable)
-	k.opened = a.opened(q.who.Pod, q.repo)
+	k.opened = a.opened(q.who.Pod, q.repo, "")
 	commit, pinned := q.ref.Commit()
 	if !pinned {
 		ref := rec.Refs[q.ref.String()]

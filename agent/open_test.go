@@ -2,6 +2,7 @@ package agent_test
 
 import (
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -145,12 +146,47 @@ func TestTheNodeWaitsForTheAnswerWhetherAnOpenedRepoIsStillPublic(t *testing.T) 
 	}
 }
 
-func TestAnOpeningThatCannotBeMeantIsRefused(t *testing.T) {
-	for _, o := range []agent.Opening{{"", []string{"a"}}, {"[", []string{"a"}}, {"org/*", nil}, {"org/*", []string{""}}} {
-		w := newWorld(t).start()
-		cfg := agent.Config{Store: w.store, Hub: nothing{}, Sources: []fetcher.Source{nothing{}}, Engine: &fetcher.Engine{}, Log: zap.NewNop(), Open: []agent.Opening{o}}
+func TestARuleThatCannotBeMeantIsRefused(t *testing.T) {
+	w := newWorld(t).start()
+	open := func(o ...agent.Opening) func(*agent.Config) { return func(c *agent.Config) { c.Open = o } }
+	bind := func(b ...agent.Binding) func(*agent.Config) { return func(c *agent.Config) { c.Bindings = b } }
+	named := func(names ...string) func(*agent.Config) {
+		return func(c *agent.Config) {
+			c.Authorities = nil
+			for _, name := range names {
+				c.Authorities = append(c.Authorities, &local{name: name})
+			}
+		}
+	}
+	all := []string{"*"}
+	for what, edit := range map[string]func(*agent.Config){
+		"opens nothing":               open(agent.Opening{Namespaces: []string{"a"}}),
+		"no pattern":                  open(agent.Opening{Repos: "[", Namespaces: []string{"a"}}),
+		"no namespace":                open(agent.Opening{Repos: "org/*"}),
+		"an empty namespace":          open(agent.Opening{Repos: "org/*", Namespaces: []string{""}}),
+		"both":                        open(agent.Opening{Repos: "org/*", Authority: "models", Namespaces: all}),
+		"opens an unknown authority":  open(agent.Opening{Authority: "other", Namespaces: all}),
+		"opens the Hub":               open(agent.Opening{Authority: "hub", Namespaces: all}),
+		"binds to an unknown one":     bind(agent.Binding{Repos: "team/*", Authority: "other"}),
+		"binds to none":               bind(agent.Binding{Repos: "team/*"}),
+		"binds nothing":               bind(agent.Binding{Authority: "models"}),
+		"binds by no pattern":         bind(agent.Binding{Repos: "[", Authority: "models"}),
+		"two of a name":               named("models", "models"),
+		"one called as the Hub is":    named("hub"),
+		"a name that is no file's":    named("../x"),
+		"a name that is too long":     named(strings.Repeat("x", 33)),
+		"neither a Hub nor any other": func(c *agent.Config) { c.Hub, c.Authorities = nil, nil },
+	} {
+		cfg := agent.Config{
+			Store: w.store, Hub: nothing{}, Sources: []fetcher.Source{nothing{}}, Engine: &fetcher.Engine{}, Log: zap.NewNop(),
+			Authorities: []fetcher.Authority{&local{name: "models"}},
+		}
+		if _, err := agent.New(cfg); err != nil {
+			t.Fatal(err)
+		}
+		edit(&cfg)
 		if _, err := agent.New(cfg); err == nil {
-			t.Errorf("%+v was taken", o)
+			t.Errorf("%s: it was taken", what)
 		}
 	}
 }

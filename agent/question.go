@@ -85,7 +85,7 @@ func (a *Agent) forgetRenewals() {
 
 // begun is question, but returns what is full rather than wait.
 func (a *Agent) begun(q query) (asked *question, full places) {
-	key := askKey{a.access.proofKey(q.who.Token, q.repo), q.ref, a.opened(q.who.Pod, q.repo)}
+	key := askKey{a.access.proofKey(q.who.Token, q.repo), q.ref, a.opened(q.who.Pod, q.repo, "")}
 	namespace := q.who.Pod.Namespace
 	a.mu.Lock()
 	defer a.mu.Unlock()

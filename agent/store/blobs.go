@@ -41,7 +41,7 @@ func (s *Store) Origins(d fetcher.Digest) []Origin {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	return slices.SortedFunc(maps.Keys(s.origins[d]), func(a, b Origin) int {
-		return cmp.Or(strings.Compare(a.Repo.String(), b.Repo.String()), strings.Compare(a.ID, b.ID))
+		return cmp.Or(strings.Compare(a.Repo.String(), b.Repo.String()), strings.Compare(a.Authority, b.Authority), strings.Compare(a.ID, b.ID))
 	})
 }
 

@@ -170,7 +170,7 @@ func (c *checker) checkIngests() {
 // belongs.
 func (c *checker) checkRecords() {
 	c.eachJSON(c.path(manifestsDir), 3, func(path string, parts []string) error {
-		r, err := unflat(fetcher.Kind(parts[0]), parts[1])
+		o, err := unflatName(fetcher.Kind(parts[0]), parts[1])
 		if err != nil {
 			return err
 		}
@@ -178,11 +178,11 @@ func (c *checker) checkRecords() {
 		if err != nil {
 			return err
 		}
-		_, err = readManifest(path, fetcher.Revision{Repo: r, Commit: commit})
+		_, err = readManifest(path, o, commit)
 		return err
 	})
 	c.eachJSON(c.path(refsDir), 2, func(path string, parts []string) error {
-		r, err := unflat(fetcher.Kind(parts[0]), parts[1])
+		o, err := unflatName(fetcher.Kind(parts[0]), parts[1])
 		if err != nil {
 			return err
 		}
@@ -190,10 +190,10 @@ func (c *checker) checkRecords() {
 		if err := readRecord(path, &rec); err != nil {
 			return err
 		}
-		if rec.Repo != r {
-			return fmt.Errorf("it is that of %s", rec.Repo)
+		if rec.by() != o {
+			return fmt.Errorf("it is that of %s by %q", rec.Repo, rec.Authority)
 		}
-		return nil
+		return rec.check(o)
 	})
 }
 

@@ -53,8 +53,9 @@ func (c *checker) checkViewRecord(path string, rec viewRecord) {
 	if c.failed(path, listed.Check()) {
 		return
 	}
-	m, err := readManifest(c.path(manifestsDir, string(rec.Revision.Repo.Kind()), rec.Revision.Repo.Flat(), rec.Revision.Commit.String()+".json"), rec.Revision)
-	if err == nil && m.RepoID == rec.RepoID {
+	o := k.Origin()
+	m, err := readManifest(c.path(manifestPath(o, k.Revision.Commit)), o, k.Revision.Commit)
+	if err == nil && m.RepoID == o.ID && (!o.Local() || Listing(m.Manifest) == k.Listing) {
 		selected, err := m.Select(context.Background(), k.Filter)
 		if !c.failed(path, err) && !slices.Equal(selected.Files, rec.Files) {
 			c.wrong(path, "its files are not those that its filter selects of the manifest")

@@ -112,7 +112,11 @@ func FuzzManifestRecord(f *testing.F) {
 		var claimed fetcher.Manifest
 		_ = json.Unmarshal(inner, &claimed)
 		write(t, path, sealed(inner))
-		m, err := readManifest(path, claimed.Revision)
+		o := Origin{Repo: claimed.Revision.Repo}
+		if IsAuthorityName(claimed.Authority) {
+			o.Authority = claimed.Authority // a local one's record, of the right name
+		}
+		m, err := readManifest(path, o, claimed.Revision.Commit)
 		if err != nil {
 			return
 		}
@@ -124,8 +128,8 @@ func FuzzManifestRecord(f *testing.F) {
 				t.Errorf("read %+v", file)
 			}
 		}
-		if s := (&Store{dir: "/cache"}); !strings.HasPrefix(s.manifestPath(m.Revision), "/cache/manifests/") {
-			t.Errorf("%s is recorded at %s", m.Revision, s.manifestPath(m.Revision))
+		if s := (&Store{dir: "/cache"}); !strings.HasPrefix(s.manifestPath(o, m.Revision.Commit), "/cache/manifests/") {
+			t.Errorf("%s is recorded at %s", m.Revision, s.manifestPath(o, m.Revision.Commit))
 		}
 	})
 }
@@ -135,6 +139,8 @@ func FuzzView(f *testing.F) {
 	m := fuzzManifest(f)
 	seeds(f, viewRecord{Revision: m.Revision, Layout: Snapshot, Files: m.Files},
 		viewRecord{Revision: m.Revision, Ref: "refs/pr/1", Include: []string{"*.json"}, Exclude: []string{"[a"}, Layout: HubCache, Files: m.Files, Copied: []string{"model"}},
+		viewRecord{Revision: m.Revision, Authority: "models", Listing: Listing(m), Layout: Snapshot, Files: m.Files},
+		viewRecord{Revision: m.Revision, Authority: "../x", Listing: "y", Layout: Snapshot, Files: m.Files},
 		viewRecord{Revision: m.Revision, Ref: "../../x", Layout: "other", Generation: -1})
 	top := f.TempDir()
 	f.Fuzz(func(t *testing.T, inner []byte) {
@@ -171,12 +177,15 @@ func FuzzView(f *testing.F) {
 func FuzzRepoRecord(f *testing.F) {
 	m := fuzzManifest(f)
 	rec := RepoRecord{Refs: map[string]RefRecord{"main": {Commit: m.Revision.Commit, ResolvedAt: time.Unix(1, 0), Authority: "hub"}}, PublicAt: time.Unix(1, 0)}
-	seeds(f, repoFile{m.Revision.Repo, rec})
-	path := filepath.Join(f.TempDir(), "repo")
+	local := RepoRecord{Refs: rec.Refs, Listed: map[string]ListedRecord{m.Revision.Commit.String(): {
+		Listing: Listing(m), At: time.Unix(1, 0), Differs: Listing(m), How: "model is another",
+	}}}
+	seeds(f, repoFile{m.Revision.Repo, "", rec}, repoFile{m.Revision.Repo, "models", local}, repoFile{m.Revision.Repo, "../x", rec})
+	path, s := filepath.Join(f.TempDir(), "repo"), &Store{dir: "/cache"}
 	f.Fuzz(func(t *testing.T, inner []byte) {
 		write(t, path, sealed(inner))
 		var rec repoFile
-		if err := readRecord(path, &rec); err == nil && !rec.Repo.IsZero() && !local(rec.Repo.Flat()) {
+		if err := readRecord(path, &rec); err == nil && rec.by().check() == nil && !strings.HasPrefix(s.repoPath(rec.by()), "/cache/refs/") {
 			t.Errorf("read %+v", rec)
 		}
 	})
@@ -242,7 +251,7 @@ func FuzzJournal(f *testing.F) {
 
 // FuzzNames reads names in the cache directory.
 func FuzzNames(f *testing.F) {
-	for _, seed := range []string{"org--name", "org--name@62a", "name", "--", "..--..", "a--b--c", "@", "a@", ".tmp-1", strings.Repeat("1", 32), strings.Repeat("1", 32) + "-suspect1", strings.Repeat("1", 64)} {
+	for _, seed := range []string{"org--name", "org--name@62a", "org--name+models", "org--name+models@62a", "org--name+", "a+b+c", "name", "--", "..--..", "a--b--c", "@", "a@", ".tmp-1", strings.Repeat("1", 32), strings.Repeat("1", 32) + "-suspect1", strings.Repeat("1", 64)} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, name string) {

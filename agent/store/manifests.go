@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path/filepath"
 
 	"github.com/ballast-csi/ballast/fetcher"
 )
@@ -18,21 +19,23 @@ type manifestFile struct {
 // read, the error matches fs.ErrNotExist.
 func (s *Store) Manifest(o Origin, c fetcher.Commit) (*fetcher.Manifest, error) {
 	rev := fetcher.Revision{Repo: o.Repo, Commit: c}
-	m, err := readManifest(s.manifestPath(rev), rev)
+	m, err := readManifest(s.manifestPath(o, c), o, c)
 	switch {
 	case err == nil && m.RepoID == o.ID:
 		return m.Manifest, nil
 	case err == nil:
 		return nil, fmt.Errorf("manifest of %s: %w: it was listed by another repository of that name", rev, fs.ErrNotExist)
 	case absent(err):
-		s.lost(s.manifestPath(rev), err)
+		s.lost(s.manifestPath(o, c), err)
 		return nil, fmt.Errorf("manifest of %s: %w (%w)", rev, fs.ErrNotExist, err)
 	default:
 		return nil, fmt.Errorf("manifest of %s: %w", rev, err)
 	}
 }
 
-func readManifest(path string, rev fetcher.Revision) (manifestFile, error) {
+// readManifest reads what o, whatever its id, listed at c.
+func readManifest(path string, o Origin, c fetcher.Commit) (manifestFile, error) {
+	rev := fetcher.Revision{Repo: o.Repo, Commit: c}
 	m := manifestFile{Manifest: &fetcher.Manifest{}}
 	if err := readRecord(path, &m); err != nil {
 		return m, err
@@ -42,6 +45,9 @@ func readManifest(path string, rev fetcher.Revision) (manifestFile, error) {
 	}
 	if m.Revision != rev {
 		return m, fmt.Errorf("%s: %w: it is that of %s", path, errCorrupt, m.Revision)
+	}
+	if o.Local() && (m.Authority != o.Authority || m.RepoID != "") {
+		return m, fmt.Errorf("%s: %w: it is what %s listed", path, errCorrupt, m.Authority)
 	}
 	return m, nil
 }
@@ -55,6 +61,9 @@ func (s *Store) PutManifest(o Origin, m *fetcher.Manifest) error {
 	if m.Revision.Repo != o.Repo {
 		return fmt.Errorf("record manifest of %s: it is not one of %s", m.Revision, o.Repo)
 	}
+	if o.Local() && m.Authority != o.Authority {
+		return fmt.Errorf("record manifest of %s: %s listed it, not %s", m.Revision, m.Authority, o.Authority)
+	}
 	if err := s.usable(); err != nil {
 		return err
 	}
@@ -65,7 +74,7 @@ func (s *Store) PutManifest(o Origin, m *fetcher.Manifest) error {
 		err = s.makeRoom(int64(len(data)), func() error { return nil })
 	}
 	if err == nil {
-		err = s.writeEncoded(s.manifestPath(m.Revision), data, privateFile)
+		err = s.writeEncoded(s.manifestPath(o, m.Revision.Commit), data, privateFile)
 	}
 	if err != nil {
 		return fmt.Errorf("record manifest of %s: %w", m.Revision, err)
@@ -73,6 +82,11 @@ func (s *Store) PutManifest(o Origin, m *fetcher.Manifest) error {
 	return nil
 }
 
-func (s *Store) manifestPath(rev fetcher.Revision) string {
-	return s.path(manifestsDir, string(rev.Repo.Kind()), rev.Repo.Flat(), rev.Commit.String()+".json")
+func (s *Store) manifestPath(o Origin, c fetcher.Commit) string {
+	return s.path(manifestPath(o, c))
+}
+
+// manifestPath is below the cache directory; it does not tell ids.
+func manifestPath(o Origin, c fetcher.Commit) string {
+	return filepath.Join(manifestsDir, string(o.Repo.Kind()), o.name(), c.String()+".json")
 }

@@ -25,6 +25,8 @@ type RepoRecord struct {
 	Refs     map[string]RefRecord `json:"refs"` // by Ref
 	PublicAt time.Time            `json:"publicAt,omitzero"`
 	Shown    []fetcher.Commit     `json:"shown,omitempty"`
+	// Listed is what a local Authority listed, by commit; empty in what is the Hub's.
+	Listed map[string]ListedRecord `json:"listed,omitempty"`
 }
 
 // maxShown bounds RepoRecord.Shown. What is not there is asked about again.
@@ -33,41 +35,50 @@ const maxShown = 1000
 // IsShown reports whether everybody was shown c.
 func (r RepoRecord) IsShown(c fetcher.Commit) bool { return slices.Contains(r.Shown, c) }
 
-// repoFile is a RepoRecord on disk.
+// repoFile is a RepoRecord on disk: what one Authority said of a Repo ("" for the Hub).
 type repoFile struct {
-	Repo fetcher.Repo `json:"repo"`
+	Repo      fetcher.Repo `json:"repo"`
+	Authority string       `json:"authority,omitempty"`
 	RepoRecord
 }
 
-// Repo returns a copy of r's record; the zero record if there is none that can be read.
-func (s *Store) Repo(r fetcher.Repo) (RepoRecord, error) {
+// by is the Origin without an id that f is the record of.
+func (f repoFile) by() Origin { return Origin{Repo: f.Repo, Authority: f.Authority} }
+
+// Repo returns a copy of what the Hub said of r; the zero record if there is none that can
+// be read.
+func (s *Store) Repo(r fetcher.Repo) (RepoRecord, error) { return s.RepoBy(r, "") }
+
+// RepoBy is Repo by a local Authority, or the Hub ("").
+func (s *Store) RepoBy(r fetcher.Repo, authority string) (RepoRecord, error) {
+	o := Origin{Repo: r, Authority: authority}
 	var rec repoFile
-	switch err := readRecord(s.repoPath(r), &rec); {
+	switch err := readRecord(s.repoPath(o), &rec); {
 	case absent(err):
-		s.lost(s.repoPath(r), err)
+		s.lost(s.repoPath(o), err)
 		return RepoRecord{}, nil
 	case err != nil:
 		return RepoRecord{}, fmt.Errorf("record of %s: %w", r, err)
 	}
-	if rec.Repo != r {
+	if rec.by() != o {
 		return RepoRecord{}, nil
 	}
 	return rec.RepoRecord, nil
 }
 
-// Identify durably records that its Authority calls r id. If it called it otherwise
+// Identify durably records that the Hub calls r id. If it called it otherwise
 // before, this is another repository of the same name, and nothing is known of it: Refs
 // and PublicAt are forgotten, and what came through the old Origin is none of the new
-// one's. An Authority that tells no id ("") changes nothing.
+// one's. A Hub that tells no id ("") changes nothing.
 func (s *Store) Identify(r fetcher.Repo, id string) error {
-	if err := (Origin{r, id}).check(); err != nil {
+	if err := (Origin{Repo: r, ID: id}).check(); err != nil {
 		return fmt.Errorf("record of a repository: %w", err)
 	}
 	rec, err := s.Repo(r)
 	if err != nil || id == "" || id == rec.ID {
 		return err
 	}
-	return s.changeRepo(r, func(all *RepoRecord) error {
+	return s.changeRepo(Origin{Repo: r}, func(all *RepoRecord) error {
 		if all.ID != id {
 			*all = RepoRecord{ID: id}
 		}
@@ -96,12 +107,18 @@ func (s *Store) SetRef(o Origin, ref fetcher.Ref, rec RefRecord) error {
 // SetPublic durably records when o was proved public; a zero time withdraws that. It
 // returns ErrReplaced if its name is another Origin's.
 func (s *Store) SetPublic(o Origin, at time.Time) error {
+	if o.Local() {
+		return fmt.Errorf("record that %s is public: only the Hub can tell, not %s", o.Repo, o.Authority)
+	}
 	return s.changeOrigin(o, func(all *RepoRecord) { all.PublicAt = at })
 }
 
 // SetShown durably records that everybody was shown c of o. It returns ErrReplaced if its
 // name is another Origin's.
 func (s *Store) SetShown(o Origin, c fetcher.Commit) error {
+	if o.Local() {
+		return fmt.Errorf("record that everybody was shown %s of %s: only the Hub shows, not %s", c, o.Repo, o.Authority)
+	}
 	if rec, err := s.Repo(o.Repo); err != nil || rec.ID == o.ID && rec.IsShown(c) {
 		return err
 	}
@@ -114,7 +131,7 @@ func (s *Store) SetShown(o Origin, c fetcher.Commit) error {
 
 // changeOrigin is changeRepo as long as o has its name.
 func (s *Store) changeOrigin(o Origin, change func(*RepoRecord)) error {
-	return s.changeRepo(o.Repo, func(all *RepoRecord) error {
+	return s.changeRepo(o, func(all *RepoRecord) error {
 		if all.ID != o.ID {
 			return ErrReplaced
 		}
@@ -123,31 +140,50 @@ func (s *Store) changeOrigin(o Origin, change func(*RepoRecord)) error {
 	})
 }
 
-func (s *Store) changeRepo(r fetcher.Repo, change func(*RepoRecord) error) error {
-	if r.IsZero() {
-		return fmt.Errorf("record of a repository: no repository given")
+// changeRepo changes what o's Authority said of its Repo, whatever the id.
+func (s *Store) changeRepo(o Origin, change func(*RepoRecord) error) error {
+	if err := o.check(); err != nil {
+		return fmt.Errorf("record of a repository: %w", err)
 	}
 	if err := s.usable(); err != nil {
 		return err
 	}
 	s.records.Lock()
 	defer s.records.Unlock()
-	rec, err := s.Repo(r)
+	rec, err := s.RepoBy(o.Repo, o.Authority)
 	if err != nil {
 		return err
 	}
 	if err := change(&rec); err != nil {
-		return fmt.Errorf("record of %s: %w", r, err)
+		return fmt.Errorf("record of %s: %w", o.Repo, err)
 	}
-	if err := s.writeRecord(s.repoPath(r), repoFile{r, rec}, privateFile); err != nil {
-		return fmt.Errorf("record of %s: %w", r, err)
+	if err := s.writeRecord(s.repoPath(o), repoFile{o.Repo, o.Authority, rec}, privateFile); err != nil {
+		return fmt.Errorf("record of %s: %w", o.Repo, err)
 	}
 	return nil
 }
 
-// Repos returns every Repo that has a record which can be read.
+// Repos returns every Repo of which the Hub said something that can be read.
 func (s *Store) Repos() ([]fetcher.Repo, error) {
+	all, err := s.recorded()
 	var repos []fetcher.Repo
+	for _, o := range all {
+		if !o.Local() {
+			repos = append(repos, o.Repo)
+		}
+	}
+	return repos, err
+}
+
+// Locals returns the Origins of which a local Authority said something that can be read.
+func (s *Store) Locals() ([]Origin, error) {
+	all, err := s.recorded()
+	return slices.DeleteFunc(all, func(o Origin) bool { return !o.Local() }), err
+}
+
+// recorded returns what there is a record of that can be read, without its id.
+func (s *Store) recorded() ([]Origin, error) {
+	var all []Origin
 	for _, kind := range []fetcher.Kind{fetcher.Dataset, fetcher.Model} {
 		entries, err := os.ReadDir(s.path(refsDir, string(kind)))
 		switch {
@@ -157,21 +193,21 @@ func (s *Store) Repos() ([]fetcher.Repo, error) {
 			return nil, fmt.Errorf("list repositories: %w", err)
 		}
 		for _, e := range entries {
-			r, err := unflat(kind, strings.TrimSuffix(e.Name(), ".json"))
+			o, err := unflatName(kind, strings.TrimSuffix(e.Name(), ".json"))
 			var rec repoFile
 			if err == nil {
-				err = readRecord(s.repoPath(r), &rec)
+				err = readRecord(s.repoPath(o), &rec)
 			}
-			if err == nil && rec.Repo == r {
-				repos = append(repos, r)
+			if err == nil && rec.by() == o {
+				all = append(all, o)
 			}
 		}
 	}
-	return repos, nil
+	return all, nil
 }
 
-func (s *Store) repoPath(r fetcher.Repo) string {
-	return s.path(refsDir, string(r.Kind()), r.Flat()+".json")
+func (s *Store) repoPath(o Origin) string {
+	return s.path(refsDir, string(o.Repo.Kind()), o.name()+".json")
 }
 
 // unflat undoes Repo.Flat.

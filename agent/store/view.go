@@ -22,15 +22,22 @@ const (
 	HubCache Layout = "hub-cache"
 )
 
-// ViewKey says what a View shows. RepoID is the Origin's ID. Filter is how the Manifest
-// was selected. Ref is the Ref it shows: only HubCache shows one, and a commit shows none.
+// ViewKey says what a View shows. RepoID and Authority are the Origin's. Listing is which
+// of a local Authority's Manifests of that Revision was selected from, as it may list one
+// anew and a View never changes; "" for the Hub's. Filter is how that was done. Ref is the
+// Ref it shows: only HubCache shows one, and a commit shows none.
 type ViewKey struct {
-	Revision fetcher.Revision
-	RepoID   string
-	Ref      fetcher.Ref
-	Filter   fetcher.Filter
-	Layout   Layout
+	Revision  fetcher.Revision
+	RepoID    string
+	Authority string
+	Listing   string
+	Ref       fetcher.Ref
+	Filter    fetcher.Filter
+	Layout    Layout
 }
+
+// Origin returns what the View's bytes came through.
+func (k ViewKey) Origin() Origin { return Origin{k.Revision.Repo, k.RepoID, k.Authority} }
 
 // View is a directory that a pod can use. Path is relative to the cache directory:
 // "views/<id>/root".
@@ -74,6 +81,9 @@ func (k ViewKey) view() View {
 	if k.RepoID != "" {
 		add(k.RepoID)
 	}
+	if k.Authority != "" {
+		add("by", k.Authority, k.Listing) // three parts: never alike to an id
+	}
 	sum := sha256.Sum256(b)
 	return viewOf(hex.EncodeToString(sum[:])[:viewIDLength], k)
 }
@@ -82,8 +92,11 @@ func (k ViewKey) check() error {
 	if k.Revision.Repo.IsZero() || k.Revision.Commit.IsZero() {
 		return fmt.Errorf("view without a revision")
 	}
-	if err := (Origin{k.Revision.Repo, k.RepoID}).check(); err != nil {
+	if err := k.Origin().check(); err != nil {
 		return fmt.Errorf("view of %s: %w", k.Revision, err)
+	}
+	if k.Origin().Local() != (k.Listing != "") || k.Listing != "" && !isListing(k.Listing) {
+		return fmt.Errorf("view of %s: listing %.80q: must be %d hex digits for a local authority's, and none for the Hub's", k.Revision, k.Listing, listingLength)
 	}
 	if k.Layout != Snapshot && k.Layout != HubCache {
 		return fmt.Errorf("view of %s: layout %q: must be %s or %s", k.Revision, k.Layout, Snapshot, HubCache)
@@ -96,6 +109,8 @@ func (k ViewKey) check() error {
 type viewRecord struct {
 	Revision   fetcher.Revision `json:"revision"`
 	RepoID     string           `json:"repoId,omitempty"`
+	Authority  string           `json:"authority,omitempty"`
+	Listing    string           `json:"listing,omitempty"`
 	Ref        string           `json:"ref,omitempty"` // shown
 	Include    []string         `json:"include,omitempty"`
 	Exclude    []string         `json:"exclude,omitempty"`
@@ -110,14 +125,15 @@ type viewRecord struct {
 
 func newViewRecord(k ViewKey, m *fetcher.Manifest) viewRecord {
 	return viewRecord{
-		Revision: k.Revision, RepoID: k.RepoID, Ref: k.shown().String(), Include: k.Filter.Include(), Exclude: k.Filter.Exclude(),
+		Revision: k.Revision, RepoID: k.RepoID, Authority: k.Authority, Listing: k.Listing,
+		Ref: k.shown().String(), Include: k.Filter.Include(), Exclude: k.Filter.Exclude(),
 		Layout: k.Layout, Generation: viewGeneration, Files: m.Files,
 	}
 }
 
 // key returns the ViewKey that r was made from (with no Ref, if none is shown).
 func (r viewRecord) key() (ViewKey, error) {
-	k := ViewKey{Revision: r.Revision, RepoID: r.RepoID, Layout: r.Layout}
+	k := ViewKey{Revision: r.Revision, RepoID: r.RepoID, Authority: r.Authority, Listing: r.Listing, Layout: r.Layout}
 	var err error
 	if r.Ref != "" {
 		if k.Ref, err = fetcher.ParseRef(r.Ref); err != nil {
