@@ -3,6 +3,7 @@ package fetcher
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -32,6 +33,9 @@ var (
 	ErrMalformed = errors.New("malformed answer")
 	// ErrInsecure: a token was given, and the way to the Authority is not encrypted.
 	ErrInsecure = errors.New("a token is not sent over http://")
+	// ErrBusy: the far end has more to do than it can (503). It comes within an
+	// UnreachableError.
+	ErrBusy = errors.New("too busy")
 	// ErrOffLimits: content is said to be where no content is, such as at a cloud's
 	// metadata address, or where an https endpoint's is not fetched from, at http://.
 	// Whoever said so is hostile, broken or set up so; waiting mends nothing.
@@ -95,3 +99,38 @@ func (e *MismatchError) Error() string {
 }
 
 func (e *MismatchError) Unwrap() error { return e.Err }
+
+// SourcesError says that no Source gave a file, and what each of them said, in the order in
+// which they were asked. It unwraps to all of that, so what one Source said is true of it:
+//   - Transient: time alone may mend what keeps one of them from giving the file, whatever
+//     the others said. Whoever waits for time asks this first.
+//   - Denied: one of them does not let this credential read; another credential may fare
+//     better there. It can be Transient as well.
+//   - errors.As with a *MismatchError: one of them gave bytes that are not the Digest's.
+//   - errors.Is with ErrAbsent: one of them has not got the file.
+type SourcesError struct {
+	File  File
+	Tried []Passed
+}
+
+func (e *SourcesError) Error() string {
+	if len(e.Tried) == 1 {
+		return e.Tried[0].Err.Error()
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "no source gave %s", e.File.Path)
+	separator := ": "
+	for _, p := range e.Tried {
+		fmt.Fprintf(&b, "%s%s: %v", separator, p.Source, p.Err)
+		separator = "; "
+	}
+	return b.String()
+}
+
+func (e *SourcesError) Unwrap() []error {
+	list := make([]error, len(e.Tried))
+	for i, p := range e.Tried {
+		list[i] = p.Err
+	}
+	return list
+}

@@ -12,8 +12,9 @@ import (
 )
 
 const (
-	// maxTries is how often a Piece may fail without realProgress in between.
-	maxTries = 5
+	// How often a Piece may fail without realProgress in between at the last Source that
+	// can be asked, and at one before it. There a stall is enough, having cost its time.
+	maxTries, earlierTries = 5, 2
 	// The n-th of them is followed by about firstBackoff·2^(n-1).
 	firstBackoff = 250 * time.Millisecond
 	// realProgress is how many bytes must have come since the last failure for it
@@ -30,21 +31,21 @@ const (
 // work takes Pieces until the queue stops.
 func (r *run) work() {
 	for {
-		t, p, ok := r.queue.next()
+		t, by, p, ok := r.queue.next()
 		if !ok {
 			return
 		}
-		err := r.piece(t, p)
-		if err != nil {
-			r.fail(err)
-		}
-		r.queue.finish(t, err == nil)
+		r.queue.finish(t, by, p, r.piece(t, by, p))
 	}
 }
 
-// piece brings one Piece to its Ingest.
-func (r *run) piece(t *task, p Piece) error {
-	body := &pieceReader{run: r, task: t, piece: p}
+// piece brings one Piece to its Ingest. The error is the Source's; one of the Sink's, or
+// ours, ends the Fetch.
+func (r *run) piece(t *task, by *turn, p Piece) error {
+	if err := r.unwanted(by); err != nil {
+		return err
+	}
+	body := &pieceReader{run: r, turn: by, piece: p, file: t.ingest.File()}
 	defer body.drop()
 	err := t.ingest.WritePiece(p, body)
 	if err == nil && body.pos != p.Size {
@@ -53,29 +54,31 @@ func (r *run) piece(t *task, p Piece) error {
 	if err == nil {
 		return nil
 	}
-	r.tell(-body.pos)
-	if body.err != nil {
-		return body.err // the Source's, however the sink wrapped it
+	r.tell(by.source.Name(), -body.pos)
+	switch {
+	case body.err == nil:
+		r.fail(fmt.Errorf("write piece %d of %s of %s: %w", p.Index, body.file.Path, r.Revision, err))
+	case r.transfer.Err() != nil:
+		r.fail(body.err)
+	default:
+		r.heed(by.source, body.err) // before its worker takes another Piece
+		return body.err             // however the sink wrapped it
 	}
-	return fmt.Errorf("write piece %d of %s of %s: %w", p.Index, t.ingest.File().Path, r.Revision, err)
+	return errStopped
 }
 
-// open returns t's Object; the first caller opens it.
-func (r *run) open(ctx context.Context, t *task) (Object, error) {
-	select {
-	case t.opening <- struct{}{}:
-		defer func() { <-t.opening }()
-	case <-ctx.Done():
-		return nil, ctx.Err()
+// errRests: a Source was not asked, for it rests, and there are others.
+var errRests = errors.New("rests")
+
+// unwanted says why a Source is not to be asked, if it has given nothing of the file yet.
+func (r *run) unwanted(by *turn) error {
+	switch {
+	case by.gave.Load():
+		return nil
+	case by.spare && r.memory.resting(by.source.Name()):
+		return errRests
 	}
-	if t.object == nil {
-		object, err := r.Sources[0].Open(ctx, r.Revision, t.ingest.File(), r.Credential)
-		if err != nil {
-			return nil, err
-		}
-		t.object = object
-	}
-	return t.object, nil
+	return r.gaveUp(by.source)
 }
 
 // errStalled is the cause with which the watchdog ends a read.
@@ -86,7 +89,8 @@ var errStalled = errors.New("stalled")
 // Piece, or the error that trying again did not mend.
 type pieceReader struct {
 	run    *run
-	task   *task
+	turn   *turn
+	file   File
 	piece  Piece
 	pos    int64 // bytes read so far
 	gained int64 // of them, since the last failure
@@ -121,12 +125,7 @@ func (p *pieceReader) Read(b []byte) (int, error) {
 			p.failed = nil
 		}
 		n, err := p.try(b)
-		p.pos += int64(n)
-		p.gained += int64(n)
-		p.run.tell(int64(n))
-		if p.gained >= realProgress {
-			p.tries = 0
-		}
+		p.advance(int64(n))
 		if err != nil {
 			p.drop()
 			p.failed, p.gained = err, 0
@@ -134,6 +133,18 @@ func (p *pieceReader) Read(b []byte) (int, error) {
 		if n > 0 {
 			return n, nil
 		}
+	}
+}
+
+// advance counts n bytes that came.
+func (p *pieceReader) advance(n int64) {
+	p.pos += n
+	if p.gained += n; p.gained >= realProgress {
+		p.tries = 0
+	}
+	p.run.tell(p.turn.source.Name(), n)
+	if n > 0 && !p.turn.gave.Swap(true) {
+		p.run.memory.wake(p.turn.source.Name())
 	}
 }
 
@@ -167,23 +178,21 @@ func (p *pieceReader) ask() error {
 	p.watch = time.AfterFunc(p.run.cfg.Stall, func() { cancel(errStalled) })
 	defer p.watch.Stop()
 	p.left, p.came = p.run.cfg.Stall, 0
-	object, err := p.run.open(ctx, p.task)
-	if err == nil {
-		p.body, err = object.ReadRange(ctx, p.piece.Offset+p.pos, p.piece.Size-p.pos)
-	}
+	var err error
+	p.body, err = p.turn.object.ReadRange(ctx, p.piece.Offset+p.pos, p.piece.Size-p.pos)
 	return p.judge(err)
 }
 
 // judge says what an error of the Source is: ours, if we ended the read.
 func (p *pieceReader) judge(err error) error {
-	where := fmt.Sprintf("piece %d of %s of %s from %s", p.piece.Index, p.task.ingest.File().Path, p.run.Revision, p.run.Sources[0].Name())
+	where := fmt.Sprintf("piece %d of %s of %s from %s", p.piece.Index, p.file.Path, p.run.Revision, p.turn.source.Name())
 	switch {
 	case err == nil:
 		return nil
 	case p.run.transfer.Err() != nil:
 		return fmt.Errorf("read %s: %w", where, context.Cause(p.run.transfer))
 	case context.Cause(p.ctx) == errStalled:
-		return &UnreachableError{fmt.Errorf("read %s: stalled with %d bytes in %s", where, p.came, p.run.cfg.Stall)}
+		return &UnreachableError{fmt.Errorf("read %s: %w with %d bytes in %s", where, errStalled, p.came, p.run.cfg.Stall)}
 	case err == io.EOF || err == io.ErrUnexpectedEOF || err == io.ErrNoProgress:
 		return &UnreachableError{fmt.Errorf("read %s: it ends early (%w)", where, err)}
 	}
@@ -211,13 +220,18 @@ func (p *pieceReader) again(err error) error {
 	if errors.As(err, &limited) {
 		asked = limited.RetryAfter
 	}
-	if !Transient(err) || p.tries == maxTries || asked > longestRateLimit {
+	if limited != nil || errors.Is(err, ErrBusy) {
+		p.run.queue.narrow(p.turn.lane)
+	}
+	if !Transient(err) || p.tries >= p.turn.tries(err) || asked > longestRateLimit {
 		return err
 	}
 	wait := firstBackoff << (p.tries - 1)
 	wait += asked + time.Duration(rand.Int64N(int64(wait))) - wait/2 // half to one and a half
 	p.run.cfg.Log.Debug("a piece is tried again", zap.Stringer("revision", p.run.Revision),
-		zap.Stringer("path", p.task.ingest.File().Path), zap.Int("piece", p.piece.Index), zap.Duration("after", wait), zap.Error(err))
+		zap.Stringer("path", p.file.Path), zap.Int("piece", p.piece.Index), zap.Duration("after", wait), zap.Error(err))
+	p.run.queue.reading(p.turn.lane, -1)
+	defer p.run.queue.reading(p.turn.lane, 1)
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	select {
@@ -226,4 +240,15 @@ func (p *pieceReader) again(err error) error {
 	case <-p.run.stopping:
 		return err
 	}
+}
+
+// tries is how often a Piece may fail, the last time by err.
+func (by *turn) tries(err error) int {
+	switch {
+	case by.last:
+		return maxTries
+	case errors.Is(err, errStalled):
+		return 1
+	}
+	return earlierTries
 }

@@ -1,0 +1,217 @@
+package fetcher
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"go.uber.org/zap"
+)
+
+// chain is how one file comes: by which Sources' turns.
+type chain struct {
+	*run
+	task    *task
+	file    File
+	left    []Source // to be asked
+	turns   []*turn  // so far; their Objects are open until the file's end
+	current []*turn  // of them, those since Pieces were last dropped
+	held    int64    // bytes of the Pieces that an earlier Fetch left
+	tried   []Passed
+
+	// The Sources that came back to left, by name: once each and for each reason, so that
+	// there is an end.
+	rested, suspect map[string]bool
+}
+
+// bring has Sources give what is missing until it matches the Digest; whole is false if it
+// does not come to that. What err does not say then has been told.
+func (r *run) bring(order int, in Ingest) (whole bool, err error) {
+	c := &chain{
+		run: r, task: newTask(order, in), file: in.File(), left: slices.Clone(r.Sources), held: in.File().Size,
+		rested: map[string]bool{}, suspect: map[string]bool{},
+	}
+	for _, p := range c.task.pending {
+		c.held -= p.Size
+	}
+	defer c.close()
+	for !whole && err == nil {
+		switch err = c.fill(); {
+		case err == nil && r.ctx.Err() != nil:
+			err = errStopped
+		case err == nil:
+			whole, err = c.verify()
+		}
+	}
+	if err == errStopped {
+		err = nil
+	}
+	return whole, err
+}
+
+func (c *chain) close() {
+	for _, t := range c.turns {
+		t.object.Close()
+	}
+}
+
+// fill has one Source after the other give what is missing.
+func (c *chain) fill() error {
+	if c.queue.settled(c.task) == nil {
+		return nil // all is held: nobody is asked
+	}
+	for len(c.left) > 0 {
+		s := c.next()
+		err := c.gaveUp(s)
+		if err == nil {
+			err = c.ask(s)
+		}
+		switch {
+		case err == nil || err == errStopped:
+			return err
+		case err == errRests:
+			c.rested[s.Name()] = true
+			c.left = append(c.left, s)
+		default:
+			c.pass(s, err)
+		}
+	}
+	if err := c.queue.settled(c.task); err == nil || c.begin.Err() != nil {
+		return err
+	}
+	c.miss(&SourcesError{c.file, c.tried})
+	return errStopped
+}
+
+// next takes the Source to ask from those that are left.
+func (c *chain) next() Source {
+	i := max(0, c.first())
+	s := c.left[i]
+	c.left = slices.Delete(c.left, i, i+1)
+	return s
+}
+
+// first returns the index of the Source to ask first; -1: all that are left are given up.
+func (c *chain) first() int {
+	c.memory.sort(c.left, c.file.Digest)
+	return slices.IndexFunc(c.left, func(s Source) bool { return c.gaveUp(s) == nil })
+}
+
+// ask gives s its turn.
+func (c *chain) ask(s Source) error {
+	t := &turn{source: s, last: true}
+	for _, other := range c.left {
+		if c.gaveUp(other) == nil {
+			t.last = false
+			t.spare = t.spare || !c.rested[s.Name()] && !c.memory.resting(other.Name())
+		}
+	}
+	var err error
+	t.object, err = s.Open(c.begin, c.Revision, c.file, c.Credential)
+	if err == nil {
+		c.turns, c.current = append(c.turns, t), append(c.current, t)
+		_, t.sequential = t.object.(Sequential)
+		err = c.queue.through(c.task, t)
+	}
+	if err != nil && c.begin.Err() != nil {
+		_ = c.queue.settled(c.task) // what has come is kept
+		return errStopped
+	}
+	if Unreachable(err) && !t.gave.Load() {
+		c.memory.rest(s.Name())
+	}
+	return err
+}
+
+// pass passes s over for this file.
+func (c *chain) pass(s Source, err error) {
+	c.heed(s, err)
+	p := Passed{Source: s.Name(), File: c.file, Why: reasonOf(err), Err: err}
+	if i := c.first(); i >= 0 {
+		p.Next = c.left[i].Name()
+	}
+	c.tried = append(c.tried, p)
+	c.tellPassed(p)
+	c.cfg.Log.Debug("a source is passed over", zap.Stringer("revision", c.Revision), zap.Stringer("path", c.file.Path),
+		zap.String("source", p.Source), zap.String("reason", string(p.Why)), zap.Error(err))
+}
+
+// verify hashes a whole file. If it does not match, all of it is missing again.
+func (c *chain) verify() (matches bool, err error) {
+	c.verifying <- struct{}{}
+	err = c.task.ingest.Verify()
+	<-c.verifying
+	gave := slices.DeleteFunc(c.current, func(t *turn) bool { return t.kept == 0 })
+	c.current = nil
+	if err == nil {
+		for _, t := range gave {
+			c.memory.unmark(c.file.Digest, t.source.Name())
+		}
+		return true, nil
+	}
+	mismatch, ok := err.(*MismatchError)
+	if !ok {
+		return false, fmt.Errorf("verify %s of %s: %w", c.file.Path, c.Revision, err)
+	}
+	for _, t := range gave {
+		c.tell(t.source.Name(), -t.kept)
+	}
+	c.tell("", -c.held)
+	return false, c.dropped(mismatch, gave)
+}
+
+// dropped says who is to blame for bytes that did not match, and who brings the file now.
+func (c *chain) dropped(mismatch *MismatchError, gave []*turn) error {
+	missing, held := c.task.ingest.Missing(), c.held
+	c.queue.restock(c.task, missing)
+	c.held = 0
+	var names []string
+	for _, t := range gave {
+		names = append(names, t.source.Name())
+	}
+	mismatch.Source = strings.Join(names, " and ")
+	err := fmt.Errorf("%s: %w", c.Revision, mismatch)
+	switch {
+	case len(missing) == 0:
+		mismatch.Source = "the manifest"
+		return fmt.Errorf("%w: %w: an empty file has one digest", err, ErrMalformed)
+	case held > 0: // it may be what was held: all that is to be had is tried again, whole
+		for _, t := range gave {
+			c.left = append(c.left, t.source)
+		}
+		return nil
+	}
+	c.memory.mark(c.file.Digest, names...)
+	for _, t := range slices.Backward(gave) { // the last one did not break off
+		if len(gave) > 1 && !c.suspect[t.source.Name()] {
+			c.suspect[t.source.Name()] = true
+			c.left = append(c.left, t.source)
+		}
+	}
+	for _, t := range gave {
+		c.pass(t.source, err)
+	}
+	return nil
+}
+
+// reasonOf is the word for err.
+func reasonOf(err error) Reason {
+	var limited *RateLimitedError
+	var mismatch *MismatchError
+	switch {
+	case errors.As(err, &mismatch):
+		return PassedMismatch
+	case errors.Is(err, ErrAbsent) || errors.Is(err, ErrEntryNotFound) || errors.Is(err, ErrRevisionNotFound):
+		return PassedAbsent
+	case Denied(err) || errors.Is(err, ErrInsecure):
+		return PassedDenied
+	case errors.As(err, &limited):
+		return PassedRateLimited
+	case errors.Is(err, errStalled):
+		return PassedStalled
+	case Unreachable(err):
+		return PassedUnreachable
+	}
+	return PassedFailed
+}

@@ -1,0 +1,123 @@
+package fetcher
+
+import (
+	"slices"
+	"sync"
+	"time"
+)
+
+const (
+	// A Source whose bytes did not match a Digest is marked for that Digest.
+	firstMark, longestMark = 10 * time.Second, 10 * time.Minute
+	// A Source that cannot be reached rests.
+	firstRest, longestRest = 2 * time.Second, 30 * time.Second
+	// maxMarks bounds the marks kept. One that is not kept costs another mismatch.
+	maxMarks = 4096
+)
+
+// memory is what an Engine remembers of Sources in trouble. It changes the order in which
+// they are asked, and nothing else.
+type memory struct {
+	mu    sync.Mutex // guards all below
+	marks map[mark]backoff
+	rests map[string]backoff // by the Source's name
+}
+
+type mark struct {
+	source string
+	digest Digest
+}
+
+type backoff struct {
+	until  time.Time
+	length time.Duration
+}
+
+// more is the backoff after one more trouble. What comes while it lasts is the same trouble.
+func (b backoff) more(now time.Time, first, longest time.Duration) backoff {
+	if now.Before(b.until) {
+		return b
+	}
+	length := min(max(first, 2*b.length), longest)
+	return backoff{now.Add(length), length}
+}
+
+// mark notes that the bytes of these Sources, which only one of them need have spoilt, did
+// not match d.
+func (m *memory) mark(d Digest, sources ...string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	now := time.Now()
+	for _, s := range sources {
+		key := mark{s, d}
+		b, known := m.marks[key]
+		if m.marks == nil || !known && len(m.marks) >= maxMarks {
+			kept := make(map[mark]backoff)
+			for key, b := range m.marks {
+				if b.until.After(now) {
+					kept[key] = b
+				}
+			}
+			m.marks = kept
+		}
+		if known || len(m.marks) < maxMarks {
+			m.marks[key] = b.more(now, firstMark, longestMark)
+		}
+	}
+}
+
+// unmark forgets that s was marked for d: its bytes were right.
+func (m *memory) unmark(d Digest, s string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.marks, mark{s, d})
+}
+
+// rest notes that s cannot be reached.
+func (m *memory) rest(s string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.rests == nil {
+		m.rests = make(map[string]backoff)
+	}
+	m.rests[s] = m.rests[s].more(time.Now(), firstRest, longestRest)
+}
+
+// wake forgets that s rested: it gives bytes.
+func (m *memory) wake(s string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.rests, s)
+}
+
+// resting reports whether s rests.
+func (m *memory) resting(s string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.rests[s].until.After(time.Now())
+}
+
+// sort puts the Sources in the order to ask for d: those that rest behind the others, those
+// marked for d last, and among either whose time ends first.
+func (m *memory) sort(sources []Source, d Digest) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	now := time.Now()
+	trouble := func(s Source) (rank int, until time.Time) {
+		if until := m.marks[mark{s.Name(), d}].until; until.After(now) {
+			return 2, until
+		}
+		if until := m.rests[s.Name()].until; until.After(now) {
+			return 1, until
+		}
+		return 0, time.Time{}
+	}
+	slices.SortStableFunc(sources, func(a, b Source) int {
+		rankA, untilA := trouble(a)
+		rankB, untilB := trouble(b)
+		if rankA != rankB {
+			return rankA - rankB
+		}
+		return untilA.Compare(untilB)
+	})
+}
