@@ -26,31 +26,36 @@ const module = "github.com/ballast-csi/ballast"
 // Imports run downward only: durable < store < agent < agentrpc; fetcher < agent;
 // agentpb < agentrpc, csi; mount < csi; all < cmd.
 var allowed = map[string][]string{
-	"fetcher":                         {},
-	"fetcher/hub":                     {"fetcher"},
-	"fetcher/hub/hubtest":             {"fetcher"},
-	"agent/agentpb":                   {},
-	"agent/unixsock":                  {},
-	"agent/store/durable":             {},
-	"agent/store":                     {"agent/store/durable", "fetcher"},
-	"agent/store/durable/durabletest": {"agent/store/durable"},
-	"agent/store/storetest":           {"agent/store", "fetcher"},
-	"agent":                           {"agent/store", "fetcher"},
-	"agent/agentrpc":                  {"agent", "agent/agentpb", "agent/store", "agent/unixsock", "fetcher"},
-	"agent/kube":                      {},
-	"agent/hubapi":                    {"agent/store", "fetcher"},
-	"csi":                             {"agent/agentpb", "agent/unixsock", "csi/mount", "fetcher"},
-	"csi/mount":                       {},
-	"csi/mount/mounttest":             {"csi/mount"},
-	"cmd/ballast/settings":            {},
-	"cmd/ballast":                     {"agent", "agent/agentpb", "agent/agentrpc", "agent/hubapi", "agent/kube", "agent/store", "agent/unixsock", "cmd/ballast/settings", "csi", "csi/mount", "fetcher", "fetcher/hub"},
+	"fetcher":                               {},
+	"fetcher/hub":                           {"fetcher"},
+	"fetcher/hub/hubtest":                   {"fetcher"},
+	"fetcher/hubcache":                      {"fetcher"},
+	"fetcher/modelexpress":                  {"fetcher", "fetcher/modelexpress/modelexpresspb"},
+	"fetcher/modelexpress/modelexpresspb":   {},
+	"fetcher/modelexpress/modelexpresstest": {"fetcher/modelexpress/modelexpresspb"},
+	"fetcher/manifestfile":                  {"fetcher"},
+	"agent/agentpb":                         {},
+	"agent/unixsock":                        {},
+	"agent/store/durable":                   {},
+	"agent/store":                           {"agent/store/durable", "fetcher"},
+	"agent/store/durable/durabletest":       {"agent/store/durable"},
+	"agent/store/storetest":                 {"agent/store", "fetcher"},
+	"agent":                                 {"agent/store", "fetcher"},
+	"agent/agentrpc":                        {"agent", "agent/agentpb", "agent/store", "agent/unixsock", "fetcher"},
+	"agent/kube":                            {},
+	"agent/hubapi":                          {"agent/store", "fetcher"},
+	"csi":                                   {"agent/agentpb", "agent/unixsock", "csi/mount", "fetcher"},
+	"csi/mount":                             {},
+	"csi/mount/mounttest":                   {"csi/mount"},
+	"cmd/ballast/settings":                  {},
+	"cmd/ballast":                           {"agent", "agent/agentpb", "agent/agentrpc", "agent/hubapi", "agent/kube", "agent/store", "agent/unixsock", "cmd/ballast/settings", "csi", "csi/mount", "fetcher", "fetcher/hub", "fetcher/hubcache", "fetcher/manifestfile", "fetcher/modelexpress"},
 }
 
 // confined says which rooms alone may import an outside package, or anything below
 // it, directly.
 var confined = map[string][]string{
-	"google.golang.org/grpc":                      {"agent/agentpb", "agent/agentrpc", "cmd/ballast", "csi"},
-	"google.golang.org/protobuf":                  {"agent/agentpb", "agent/agentrpc", "cmd/ballast", "csi"},
+	"google.golang.org/grpc":                      {"agent/agentpb", "agent/agentrpc", "cmd/ballast", "csi", "fetcher/modelexpress", "fetcher/modelexpress/modelexpresspb", "fetcher/modelexpress/modelexpresstest"},
+	"google.golang.org/protobuf":                  {"agent/agentpb", "agent/agentrpc", "cmd/ballast", "csi", "fetcher/modelexpress", "fetcher/modelexpress/modelexpresspb", "fetcher/modelexpress/modelexpresstest"},
 	"github.com/container-storage-interface/spec": {"cmd/ballast", "csi"},
 	"k8s.io/client-go":                            {"agent/kube"},
 	"k8s.io/api":                                  {"agent/kube"},
@@ -63,9 +68,10 @@ var confined = map[string][]string{
 	"github.com/spf13/cobra":                      {"cmd/ballast"},
 	"github.com/spf13/pflag":                      {"cmd/ballast", "cmd/ballast/settings"},
 	"go.yaml.in/yaml":                             {"cmd/ballast/settings"},
+	"sigs.k8s.io/json":                            {"fetcher/manifestfile"},
 	"github.com/pjbgf/sha1cd":                     {"fetcher"},
 	"github.com/cespare/xxhash":                   {"agent/store"},
-	"golang.org/x/sys":                            {"agent/store", "agent/store/durable", "agent/unixsock", "cmd/ballast", "csi", "csi/mount", "csi/mount/mounttest"},
+	"golang.org/x/sys":                            {"agent/store", "agent/store/durable", "agent/unixsock", "cmd/ballast", "csi", "csi/mount", "csi/mount/mounttest", "fetcher/hubcache"},
 	"testing":                                     {"agent/store/storetest", "csi/mount/mounttest", "fetcher/hub/hubtest"},
 	"github.com/google/go-containerregistry":      {},
 	"github.com/matrixhub-ai/hfd":                 {},
@@ -75,11 +81,12 @@ var confined = map[string][]string{
 
 // never says what a room must not reach, not even through others of this module.
 var never = map[string][]string{
-	"csi":         {"agent", "agent/agentrpc", "agent/hubapi", "agent/kube", "agent/store", "fetcher/hub"},
-	"csi/mount":   {"agent/agentpb", "fetcher"},
-	"agent/store": {"agent", "agent/agentpb", "csi", "fetcher/hub"},
-	"agent":       {"agent/agentpb", "agent/agentrpc", "agent/hubapi", "agent/kube", "csi", "csi/mount", "fetcher/hub"},
-	"fetcher/hub": {"agent", "agent/store", "csi"},
+	"csi":              {"agent", "agent/agentrpc", "agent/hubapi", "agent/kube", "agent/store", "fetcher/hub"},
+	"csi/mount":        {"agent/agentpb", "fetcher"},
+	"agent/store":      {"agent", "agent/agentpb", "csi", "fetcher/hub"},
+	"agent":            {"agent/agentpb", "agent/agentrpc", "agent/hubapi", "agent/kube", "csi", "csi/mount", "fetcher/hub"},
+	"fetcher/hub":      {"agent", "agent/store", "csi"},
+	"fetcher/hubcache": {"agent", "agent/store", "csi", "fetcher/hub"},
 }
 
 // listed is what "go list -json" tells of a package.
