@@ -63,7 +63,7 @@ func answerTo(err error, anonymous bool) answer {
 	case errors.Is(err, fetcher.ErrBadToken):
 		return answer{http.StatusUnauthorized, "", msgBadToken}
 	case errors.Is(err, fetcher.ErrInsecure):
-		return answer{http.StatusForbidden, "", "this node sends no token to its Hub, which is at http://; whoever runs it can allow that with --tokens-over-http"}
+		return answer{http.StatusForbidden, "", "this node sends no token to its Hub, which is at http://; whoever runs it can allow that with hub.tokensOverHTTP (--tokens-over-http)"}
 	case errors.Is(err, fetcher.ErrForbidden):
 		return answer{http.StatusForbidden, "", fetcher.ErrForbidden.Error()}
 	case errors.Is(err, fetcher.ErrGated):

@@ -25,11 +25,14 @@
 package hub
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"strings"
 	"time"
 
@@ -70,6 +73,9 @@ type Config struct {
 	// TokensOverHTTP allows tokens on the way to an http:// endpoint. Without, what
 	// would need one fails there with fetcher.ErrInsecure.
 	TokensOverHTTP bool
+	// CAFile is a PEM file of certificates that are trusted beside the system's, of the
+	// endpoint and of whatever else content comes from. It is read by New. Empty: none.
+	CAFile string
 }
 
 // Client speaks to one Hub. It is safe for concurrent use.
@@ -110,6 +116,10 @@ func New(cfg Config) (*Client, error) {
 	if cfg.Connections == 0 {
 		cfg.Connections = 8
 	}
+	roots, err := readRoots(cfg.CAFile)
+	if err != nil {
+		return nil, err
+	}
 	c := &Client{
 		endpoint: endpoint, userAgent: cfg.UserAgent, tokensOverHTTP: cfg.TokensOverHTTP, log: cfg.Log,
 		proxy: http.ProxyFromEnvironment, guard: guard{loopback: isLoopback(endpoint.Hostname())},
@@ -123,6 +133,9 @@ func New(cfg Config) (*Client, error) {
 	}
 	c.transport = newTransport(cfg.Connections, c.proxy, net.Dialer{})
 	c.direct = newTransport(cfg.Connections, nil, net.Dialer{ControlContext: c.guard.control})
+	for _, t := range []*http.Transport{c.transport, c.direct} {
+		t.TLSClientConfig = &tls.Config{RootCAs: roots}
+	}
 	return c, nil
 }
 
@@ -139,6 +152,26 @@ func parseEndpoint(s string) (*url.URL, error) {
 		return nil, fmt.Errorf("endpoint of the Hub %s://%s: must have no user, query or fragment", u.Scheme, u.Host)
 	}
 	return u, nil
+}
+
+// readRoots returns the system's certificates and those of file; nil, which is the
+// system's too, if there is no file.
+func readRoots(file string) (*x509.CertPool, error) {
+	if file == "" {
+		return nil, nil
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("certificates to trust: %w", err)
+	}
+	roots, err := x509.SystemCertPool()
+	if err != nil {
+		return nil, fmt.Errorf("certificates to trust beside those of %s: %w", file, err)
+	}
+	if !roots.AppendCertsFromPEM(text) {
+		return nil, fmt.Errorf("certificates to trust: %s holds none in PEM form (-----BEGIN CERTIFICATE-----)", file)
+	}
+	return roots, nil
 }
 
 // newTransport speaks HTTP/1.1 only: many connections carry more than the streams of

@@ -59,7 +59,7 @@ func (c *Client) send(ctx context.Context, q request) (*answer, error) {
 	}
 	a := &answer{url: q.url, home: c.home(q.url)}
 	if a.home && a.url.Scheme == "http" && !q.cred.IsZero() && !c.tokensOverHTTP {
-		return nil, fmt.Errorf("%s: %w, where anyone on the way can read it: give an https:// endpoint, or allow it with --tokens-over-http", q.what, fetcher.ErrInsecure)
+		return nil, fmt.Errorf("%s: %w, where anyone on the way can read it: give an https:// endpoint, or allow it with hub.tokensOverHTTP (--tokens-over-http)", q.what, fetcher.ErrInsecure)
 	}
 	for hop := 0; ; hop++ {
 		res, err := c.once(ctx, q, a)
