@@ -3,43 +3,47 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
-	"sync"
 	"time"
 
 	"go.uber.org/zap"
 
-	"github.com/ballast-csi/ballast/agent/store"
 	"github.com/ballast-csi/ballast/fetcher"
 )
 
 // bring fetches f's Snapshot, for as long as anyone waits and time can mend what goes
 // wrong.
 func (a *Agent) bring(f *flight) error {
+	if len(f.sources) == 0 {
+		return fmt.Errorf("%s: %w", f.key.revision(), ErrNoSource)
+	}
 	var trouble error // of the credential that last began to rest
 	for f.ctx.Err() == nil {
-		by, until, err := a.nextAsker(f)
+		by, asks, until, err := a.nextAsker(f)
 		if err != nil {
 			return err
 		}
-		if !until.IsZero() {
-			a.stuck(f, trouble)
-			f.waitForAsker(until)
+		if !asks {
+			if whole, err := a.bringWithoutHub(f, until, trouble); whole || err != nil {
+				return err
+			}
 			continue
 		}
-		err = a.attempt(f, by)
+		err = a.attempt(f, f.sources, by)
+		said := f.hubSaid(err)
 		switch {
 		case err == nil:
 			return nil
 		case f.ctx.Err() != nil: // and err says no more
-		case ends(err):
+		case f.ends(err):
 			return err
-		case useless(err):
-			if err := a.turnAway(f, by, err); err != nil {
+		case useless(said):
+			if err := a.turnAway(f, by, &verdict{err, said}); err != nil {
 				return err
 			}
 		case errors.Is(err, errAskAgain):
-		case a.rest(f, by, err):
+		case a.rest(f, by, said):
 			trouble = err
 		default:
 			a.stuck(f, err)
@@ -49,51 +53,84 @@ func (a *Agent) bring(f *flight) error {
 	return f.ctx.Err()
 }
 
-// ends reports whether err ends a Flight, whoever asks next: time does not mend it, or the
-// Repo is another's now, and its waiters are to be authorised anew.
-func ends(err error) bool {
-	return errors.Is(err, store.ErrReplaced) || !passes(err) && !useless(err)
+// bringWithoutHub brings what it can from the other Sources, since every credential rests
+// until then or, if that is zero, is of no use; and waits if that is not all. What the Hub
+// has to do with is not decided here, so only what is no Source's trouble ends f.
+func (a *Agent) bringWithoutHub(f *flight, until time.Time, trouble error) (whole bool, err error) {
+	if len(f.others) > 0 && !a.isBarren(f) {
+		err := a.attempt(f, f.others, asker{})
+		switch {
+		case err == nil || f.ctx.Err() != nil:
+			return err == nil, nil
+		case !errors.As(err, new(*fetcher.SourcesError)) && f.ends(err):
+			return false, err
+		case !passes(err):
+			a.mu.Lock()
+			f.barren = true
+			a.mu.Unlock()
+		default:
+			if again := time.Now().Add(delay(a.cfg.RetryEvery, err)); until.IsZero() || again.Before(until) {
+				until = again
+			}
+		}
+		if trouble == nil {
+			trouble = err
+		}
+	}
+	if !until.IsZero() {
+		a.stuck(f, trouble)
+		f.waitForAsker(until)
+	}
+	return false, nil
 }
 
-// useless reports whether err is a verdict on the credential alone.
-func useless(err error) bool { return fetcher.Denied(err) || errors.Is(err, fetcher.ErrInsecure) }
+func (a *Agent) isBarren(f *flight) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return f.barren
+}
 
 // stuck tells f's waiters what stands in the way.
 func (a *Agent) stuck(f *flight, err error) {
 	f.progress.stuck(err)
-	a.tellWaiters(f)
+	a.tellWaiters(f, reasonWaiting, f.progress.waiting().Progress)
 	a.log.Debug("flight waits", zap.Stringer("revision", f.key.revision()), zap.Error(err))
 }
 
-// errAskAgain: what the node's token may be used for is to be found out once more.
-var errAskAgain error = &fetcher.UnreachableError{Err: errors.New("to be asked again as anybody")}
-
-// attempt fetches what is missing of f with one credential.
-func (a *Agent) attempt(f *flight, by asker) error {
-	ctx := f.ctx
+// attempt fetches what is missing of f from sources, asking the Hub, if it is one of them,
+// with one credential.
+func (a *Agent) attempt(f *flight, sources []fetcher.Source, by asker) error {
+	ctx, may, stop := f.ctx, func() error { return nil }, func() {}
 	if by.node {
-		if err := a.lookPublic(ctx, f); err != nil {
-			return err
-		}
-		var stop func()
-		ctx, stop = a.keepLooking(f)
-		defer stop()
+		ctx, may, stop = a.keepLooking(f)
+	}
+	defer stop()
+	chain := make([]fetcher.Source, len(sources))
+	for i, s := range sources {
+		chain[i] = flightSource{s, func(file fetcher.File) error {
+			f.progress.sources.ask(s.Name(), file)
+			if s.Name() != f.hub {
+				return nil
+			}
+			return may()
+		}}
 	}
 	f.progress.restart()
 	return a.cfg.Engine.Fetch(ctx, fetcher.Job{
-		Sources:    a.cfg.Sources,
+		Sources:    chain,
 		Revision:   f.key.revision(),
 		Files:      f.selected.Files,
 		Credential: by.cred,
 		Sink:       &sink{agent: a, origin: f.key.origin, progress: f.progress},
 		Progress: func(source string, delta int64) {
-			f.progress.fetch(delta)
+			f.progress.fetch(source, delta)
 			if delta > 0 {
 				a.metrics.fetchedBytes.WithLabelValues(source).Add(float64(delta))
 			}
 		},
+		Passed: func(p fetcher.Passed) { a.passedOver(f, p) },
 		Failing: func(err error) { // for good: it still drains, and nobody may join it
-			if ends(err) {
+			if len(sources) == len(f.sources) && f.ends(err) {
 				a.mu.Lock()
 				defer a.mu.Unlock()
 				a.forgetFlight(f)
@@ -102,70 +139,24 @@ func (a *Agent) attempt(f *flight, by asker) error {
 	})
 }
 
-// keepLooking calls lookPublic every ProofFor, until stop is called. The context it returns
-// ends by a verdict alone: what has begun is not cut for a Hub that cannot be asked.
-func (a *Agent) keepLooking(f *flight) (ctx context.Context, stop func()) {
-	ctx, cancel := context.WithCancelCause(f.ctx)
-	var looking sync.WaitGroup
-	looking.Go(func() {
-		for pause(ctx, a.cfg.ProofFor, nil); ctx.Err() == nil; {
-			err := a.lookPublic(ctx, f)
-			switch {
-			case err == nil:
-				pause(ctx, a.cfg.ProofFor, nil)
-			case fetcher.Transient(err) && !errors.Is(err, errAskAgain):
-				pause(ctx, a.cfg.RetryEvery, err)
-			default:
-				cancel(err)
-			}
-		}
-	})
-	return ctx, func() { cancel(nil); looking.Wait() }
+// flightSource is a Source that tells a Flight which file it is asked for, before it is.
+type flightSource struct {
+	fetcher.Source
+	asked func(fetcher.File) error
 }
 
-// lookPublic makes sure, before the node's token reads content, that anybody may read it
-// now, or that no anonymous proof is on record: by one of yesterday, everybody would be
-// given what the token was.
-func (a *Agent) lookPublic(ctx context.Context, f *flight) error {
-	o := f.key.origin
-	rec, err := a.store.Repo(o.Repo)
-	switch {
-	case err != nil:
-		return err
-	case rec.ID != o.ID:
-		return store.ErrReplaced
-	case within(rec.PublicAt, a.cfg.RefMaxAge) || rec.PublicAt.IsZero() && a.hasOpened(f):
-		return nil
+func (s flightSource) Open(ctx context.Context, rev fetcher.Revision, f fetcher.File, cred fetcher.Secret) (fetcher.Object, error) {
+	if err := s.asked(f); err != nil {
+		return nil, err
 	}
-	k := knowledge{grant: grant{origin: o, commit: f.key.commit}, publicAt: rec.PublicAt}
-	g, err := a.askAs(ctx, query{repo: o.Repo, ref: f.key.commit.Ref()}, k, asker{})
-	switch {
-	case fetcher.Denied(err):
-		if err := a.turnAway(f, asker{}, err); err != nil {
-			return err
-		}
-		return errAskAgain
-	case err == nil && g.origin != o:
-		return store.ErrReplaced
-	}
-	return err
+	return s.Source.Open(ctx, rev, f, cred)
 }
 
-func (a *Agent) hasOpened(f *flight) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	for _, w := range f.waiters {
-		if w.opened {
-			return true
-		}
-	}
-	return false
-}
-
-// nextAsker chooses whose credential f asks with next: of any waiter's, the first that was
-// not turned away and does not rest. If all that are left rest, it says until when the
-// first does. It turns away the waiters that have none left, and fails when no waiter is.
-func (a *Agent) nextAsker(f *flight) (by asker, rest time.Time, err error) {
+// nextAsker chooses whose credential f asks the Hub with next: of any waiter's, the first
+// that was not turned away and does not rest. If there is none, it says until when the
+// first rests, zero if none does. A waiter with none left is turned away, unless another
+// Source may yet give all that the operator opened to it; without a waiter it fails.
+func (a *Agent) nextAsker(f *flight) (by asker, asks bool, rest time.Time, err error) {
 	node := a.node.get()
 	now := time.Now()
 	a.mu.Lock()
@@ -174,29 +165,35 @@ func (a *Agent) nextAsker(f *flight) (by asker, rest time.Time, err error) {
 	case <-f.joined: // who has joined is looked at now
 	default:
 	}
+	if f.hub == "" {
+		return asker{}, true, time.Time{}, nil // whoever it is: no other Source has any use for it
+	}
 	err = context.Canceled
+	spared := false
 	for v, w := range f.waiters {
 		left := slices.DeleteFunc(f.askers(w, node), func(by asker) bool { return f.denied[by.cred] != nil })
 		for _, by := range left {
 			until := f.rests[by.cred]
 			if !until.After(now) {
-				return by, time.Time{}, nil
+				return by, true, time.Time{}, nil
 			}
 			if rest.IsZero() || until.Before(rest) {
 				rest = until
 			}
 		}
-		if len(left) == 0 {
+		if len(left) == 0 && w.opened && len(f.others) > 0 && !f.barren {
+			spared = true
+		} else if len(left) == 0 {
 			w.err, err = f.denied[w.token], f.denied[w.token]
 			close(w.failed)
 			delete(f.waiters, v)
 		}
 	}
-	if !rest.IsZero() {
-		return asker{}, rest, nil
+	if spared || !rest.IsZero() {
+		return asker{}, false, rest, nil
 	}
 	a.forgetFlight(f)
-	return asker{}, time.Time{}, err
+	return asker{}, false, time.Time{}, err
 }
 
 // askers says with which credentials to ask for w, in turn: where anyone may read, with
@@ -254,7 +251,8 @@ func (f *flight) waitForAsker(until time.Time) {
 }
 
 // turnAway records that by's credential was of no use while f was under way. A verdict on
-// the node's token, or on one that was not sent, says nothing of anybody's access.
+// the node's token, on one that was not sent, or on what another Authority lists, says
+// nothing of anybody's access.
 func (a *Agent) turnAway(f *flight, by asker, err error) error {
 	a.mu.Lock()
 	f.denied[by.cred] = err
@@ -263,7 +261,7 @@ func (a *Agent) turnAway(f *flight, by asker, err error) error {
 		a.node.failed(by.cred, err)
 		return nil
 	}
-	if !fetcher.Denied(err) {
+	if !fetcher.Denied(err) || f.isLocal() {
 		return nil
 	}
 	return a.access.withdraw(by.cred, f.key.origin.Repo)

@@ -88,13 +88,29 @@ func passes(err error) bool {
 	return fetcher.Transient(err)
 }
 
-// pause waits after err: as long as its RateLimitedError asks, or every.
-func pause(ctx context.Context, every time.Duration, err error) {
-	var limited *fetcher.RateLimitedError
-	if errors.As(err, &limited) {
-		every = max(every, limited.RetryAfter)
+// delay says how long to wait after err: every, or as long as its RateLimitedError asks. Of
+// several Sources' troubles the first that may be mended counts.
+func delay(every time.Duration, err error) time.Duration {
+	var all *fetcher.SourcesError
+	if !errors.As(err, &all) {
+		var limited *fetcher.RateLimitedError
+		if errors.As(err, &limited) {
+			return max(every, limited.RetryAfter)
+		}
+		return every
 	}
-	timer := time.NewTimer(every)
+	first := time.Duration(0)
+	for _, p := range all.Tried {
+		if d := delay(every, p.Err); passes(p.Err) && (first == 0 || d < first) {
+			first = d
+		}
+	}
+	return max(every, first)
+}
+
+// pause waits after err, as delay says.
+func pause(ctx context.Context, every time.Duration, err error) {
+	timer := time.NewTimer(delay(every, err))
 	defer timer.Stop()
 	select {
 	case <-timer.C:

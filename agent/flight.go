@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -29,6 +30,9 @@ type flight struct {
 	key      flightKey
 	listed   *fetcher.Manifest // all files
 	progress *progress
+	sources  []fetcher.Source // in the order in which they are asked
+	others   []fetcher.Source // those that are not the Hub
+	hub      string           // the Hub's Name, "" if it is none of the Sources
 	ctx      context.Context
 	cancel   context.CancelFunc
 	done     chan struct{} // closed when it has ended
@@ -43,7 +47,39 @@ type flight struct {
 	denied  map[fetcher.Secret]error     // credentials turned away since their Volume last joined
 	rests   map[fetcher.Secret]time.Time // credentials done without until then
 	joined  chan struct{}                // holds one once a Volume has joined: its credential may not rest
+	barren  bool                         // time does not mend that others do not give all of it
 }
+
+// ErrNoSource: no Source is asked for what this Authority lists.
+var ErrNoSource = errors.New("no source is configured for it: the Hub is not asked, and there is no other")
+
+// newFlight makes a Flight that has not begun.
+func (a *Agent) newFlight(key flightKey, listed *fetcher.Manifest) *flight {
+	f := &flight{
+		key:     key,
+		listed:  listed,
+		sources: a.sourcesFor(key.origin),
+		done:    make(chan struct{}),
+		waiters: map[store.Volume]*waiter{},
+		denied:  map[fetcher.Secret]error{},
+		rests:   map[fetcher.Secret]time.Time{},
+		joined:  make(chan struct{}, 1),
+	}
+	for _, s := range f.sources {
+		if a.cfg.Hub != nil && s.Name() == a.cfg.Hub.Name() {
+			f.hub = s.Name()
+		} else {
+			f.others = append(f.others, s)
+		}
+	}
+	f.progress = newProgress(key.revision(), f.sources)
+	f.ctx, f.cancel = context.WithCancel(a.ctx)
+	return f
+}
+
+// isLocal reports whether the Manifest is another Authority's than the Hub's: then the Hub
+// is one of the Sources, and no judge of who may have what.
+func (f *flight) isLocal() bool { return f.key.origin.Authority != "" }
 
 // waiter is a Volume that waits for a flight, from its first call until Release or
 // until it has not called for Config.ForgetAfter.
@@ -119,17 +155,7 @@ func (a *Agent) join(ctx context.Context, req Request, g grant) (*flight, *waite
 	key := flightKey{g.origin, g.commit, req.Filter}
 	f := a.flights[key]
 	if f == nil {
-		f = &flight{
-			key:      key,
-			listed:   g.manifest,
-			progress: newProgress(key.revision(), a.cfg.Sources[0].Name()),
-			done:     make(chan struct{}),
-			waiters:  map[store.Volume]*waiter{},
-			denied:   map[fetcher.Secret]error{},
-			rests:    map[fetcher.Secret]time.Time{},
-			joined:   make(chan struct{}, 1),
-		}
-		f.ctx, f.cancel = context.WithCancel(a.ctx)
+		f = a.newFlight(key, g.manifest)
 		if !a.begin(func() { a.run(f) }) {
 			f.cancel()
 			return nil, nil, context.Canceled
@@ -146,6 +172,7 @@ func (a *Agent) join(ctx context.Context, req Request, g grant) (*flight, *waite
 		delete(f.denied, fetcher.Secret{})
 	}
 	delete(f.denied, req.Token)
+	f.barren = false
 	w := f.waiters[req.Volume]
 	if w == nil {
 		w = &waiter{failed: make(chan struct{})}
@@ -211,7 +238,8 @@ func (a *Agent) run(f *flight) {
 		log.Warn("flight ended without its snapshot", zap.Error(f.err))
 		return
 	}
-	log.Info("snapshot complete")
+	log.Info("snapshot complete", zap.Any("bytes_by_source", f.progress.sources.given()))
+	a.summarise(f)
 }
 
 // choose selects f's files: once for all its waiters, in f's own time, since it may take
@@ -250,14 +278,4 @@ func (a *Agent) match(f *flight) (*fetcher.Manifest, error) {
 		return nil, f.ctx.Err()
 	}
 	return f.listed.Select(f.ctx, f.key.filter)
-}
-
-// tellWaiters puts f's progress on the pods that wait for it.
-func (a *Agent) tellWaiters(f *flight) {
-	message := f.progress.waiting().Progress
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	for _, w := range f.waiters {
-		a.tell(w.pod, reasonWaiting, message)
-	}
 }

@@ -61,16 +61,17 @@ func TestProgressTellsHowFarHowFastAndWhatStandsInTheWay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		repo, _ := fetcher.ParseRepo("Qwen/Qwen3-0.6B")
 		commit, _ := fetcher.ParseCommit(strings.Repeat("9d3b8e01", 5))
-		p := newProgress(fetcher.Revision{Repo: repo, Commit: commit}, "hub")
+		p := newProgress(fetcher.Revision{Repo: repo, Commit: commit}, []fetcher.Source{NewShelf("pvc", nil), NewShelf("hub", nil)})
 		if got, want := p.waiting().Progress, "Qwen/Qwen3-0.6B@9d3b8e0: choosing files by include and exclude"; got != want {
 			t.Errorf("progress %q, want %q", got, want)
 		}
 		p.list(1_500_000_000)
 		p.restart()
+		p.sources.ask("hub", fetcher.File{})
 		p.hold(30_000_000)
 		for range 2 {
 			time.Sleep(time.Second) // of the bubble's clock
-			p.fetch(300_000_000)
+			p.fetch("hub", 300_000_000)
 		}
 		if got, want := p.waiting().Progress, "Qwen/Qwen3-0.6B@9d3b8e0: 42% of 1.5 GB, 300 MB/s, about 3s left, from hub"; got != want {
 			t.Errorf("progress %q, want %q", got, want)
@@ -93,12 +94,12 @@ func TestProgressTellsHowFarHowFastAndWhatStandsInTheWay(t *testing.T) {
 			t.Errorf("progress %q does not say what stands in the way", got)
 		}
 		time.Sleep(time.Minute)
-		p.fetch(1_000_000)
-		p.fetch(-1_000_000)
+		p.fetch("hub", 1_000_000)
+		p.fetch("hub", -1_000_000)
 		if got := p.waiting(); strings.Contains(got.Progress, "503") || got.Done != 630_000_000 {
 			t.Errorf("after bytes flowed again: %+v", got)
 		}
-		p.fetch(870_000_000)
+		p.fetch("hub", 870_000_000)
 		if got := p.waiting().Progress; !strings.Contains(got, "100% of 1.5 GB, being verified") {
 			t.Errorf("progress %q of a whole snapshot", got)
 		}

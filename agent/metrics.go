@@ -24,6 +24,7 @@ const (
 type metrics struct {
 	acquires      *prometheus.CounterVec
 	fetchedBytes  *prometheus.CounterVec
+	sourcePassed  *prometheus.CounterVec
 	flightSeconds *prometheus.HistogramVec
 }
 
@@ -37,11 +38,21 @@ func newMetrics(reg prometheus.Registerer, a *Agent) (*metrics, error) {
 			Name: "ballast_fetched_bytes_total",
 			Help: "Bytes received from each Source, verified or not.",
 		}, []string{"source"}),
+		sourcePassed: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "ballast_source_passed_total",
+			Help: "How often each Source was passed over for a file, by why: absent, mismatch, unreachable, stalled, denied, rate_limited, failed.",
+		}, []string{"source", "reason"}),
 		flightSeconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "ballast_flight_seconds",
 			Help:    "How long Flights took, by how they ended: complete, mismatch, denied, failed.",
 			Buckets: prometheus.ExponentialBuckets(0.1, 3, 10),
 		}, []string{"result"}),
+	}
+	for _, s := range a.cfg.Sources { // from the start, so that one that gives nothing is seen
+		m.fetchedBytes.WithLabelValues(s.Name())
+		for _, r := range reasons {
+			m.sourcePassed.WithLabelValues(s.Name(), string(r.why))
+		}
 	}
 	if reg == nil {
 		return m, nil
@@ -51,7 +62,7 @@ func newMetrics(reg prometheus.Registerer, a *Agent) (*metrics, error) {
 	}
 	var errs []error
 	for _, c := range []prometheus.Collector{
-		m.acquires, m.fetchedBytes, m.flightSeconds,
+		m.acquires, m.fetchedBytes, m.sourcePassed, m.flightSeconds,
 		gauge("ballast_flights", "Flights under way.", func() float64 {
 			a.mu.Lock()
 			defer a.mu.Unlock()

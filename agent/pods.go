@@ -68,9 +68,11 @@ func (a *Agent) userNamespace(ctx context.Context, p Pod) (bool, error) {
 	return own, nil
 }
 
-// Reasons of the events that the agent puts on pods.
+// Reasons of the events that the agent puts on pods, and those of reasons. The first two are
+// no warnings.
 const (
-	reasonFetching = "BallastFetching" // how far it is; the only one that is no warning
+	reasonFetching = "BallastFetching" // how far it is
+	reasonFetched  = "BallastFetched"  // that it is here, and from where
 	reasonWaiting  = "BallastWaiting"  // what stands in the way of a Volume
 	reasonStale    = "BallastStale"    // the Hub could not be asked, and an older answer was given
 )
@@ -78,6 +80,6 @@ const (
 // tell puts message on the pod, if there is one and a way to.
 func (a *Agent) tell(p Pod, reason, message string) {
 	if a.cfg.Pods != nil && p.UID != "" {
-		a.cfg.Pods.Tell(p, reason, message, reason != reasonFetching)
+		a.cfg.Pods.Tell(p, reason, message, reason != reasonFetching && reason != reasonFetched)
 	}
 }

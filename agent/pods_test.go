@@ -148,9 +148,11 @@ func TestAnOlderAnswerIsToldOnThePod(t *testing.T) {
 	w.hub.AddRepo("org/name", small(1))
 	w.must(request("one", "org/name", of("one")))
 	w.hub.Down(true)
+	p.mu.Lock()
+	p.told = nil
+	p.mu.Unlock()
 	for _, pod := range []string{"one", "two"} { // what it pinned, and another's
 		w.must(request(pod, "org/name", of(pod)))
-		<-p.toldAbout
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()

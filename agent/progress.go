@@ -17,8 +17,8 @@ const (
 
 // progress is how far a Flight is. It is safe for concurrent use.
 type progress struct {
-	rev    fetcher.Revision
-	source string
+	rev     fetcher.Revision
+	sources *ledger
 
 	mu      sync.Mutex // guards what follows
 	listed  bool       // total is known
@@ -37,9 +37,9 @@ type mark struct {
 	brought int64
 }
 
-func newProgress(rev fetcher.Revision, source string) *progress {
+func newProgress(rev fetcher.Revision, sources []fetcher.Source) *progress {
 	now := mark{at: time.Now()}
-	return &progress{rev: rev, source: source, last: now.at, marks: [2]mark{now, now}}
+	return &progress{rev: rev, sources: newLedger(sources), last: now.at, marks: [2]mark{now, now}}
 }
 
 // list tells how many bytes there are in all.
@@ -54,6 +54,7 @@ func (p *progress) restart() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.held, p.fetched = 0, 0
+	p.sources.restart()
 }
 
 // hold counts bytes that need no fetching.
@@ -76,8 +77,9 @@ func (p *progress) begin() (done func()) {
 	return func() { add(-1) }
 }
 
-// fetch counts fetched bytes; negative when a Piece is dropped.
-func (p *progress) fetch(delta int64) {
+// fetch counts bytes fetched from source; negative when a Piece is dropped.
+func (p *progress) fetch(source string, delta int64) {
+	p.sources.give(source, delta)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := time.Now()
@@ -131,12 +133,12 @@ func (p *progress) waiting() *WaitingError {
 	case time.Since(p.last) >= silence && p.begins > 0:
 		text += ", another pod's download brings the same files, or what was kept of them is read"
 	case time.Since(p.last) >= silence:
-		text += fmt.Sprintf(", nothing has come from %s for %s", p.source, time.Since(p.last).Round(time.Second))
+		text += fmt.Sprintf(", nothing has come from %s for %s", p.sources.awaited(), time.Since(p.last).Round(time.Second))
 	case rate >= 1:
 		left := time.Duration(float64(p.total-done) / rate * float64(time.Second))
-		text += fmt.Sprintf(", %s/s, about %s left, from %s", bytesText(int64(rate)), left.Round(time.Second), p.source)
+		text += fmt.Sprintf(", %s/s, about %s left, from %s", bytesText(int64(rate)), left.Round(time.Second), p.sources.flowing())
 	default:
-		text += fmt.Sprintf(", from %s", p.source)
+		text += fmt.Sprintf(", from %s", p.sources.flowing())
 	}
 	return &WaitingError{Progress: text, Done: done, Total: p.total}
 }

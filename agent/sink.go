@@ -46,7 +46,7 @@ func (s *sink) Begin(ctx context.Context, f fetcher.File) (fetcher.Ingest, error
 		held -= p.Size
 	}
 	s.progress.hold(held)
-	return &ingest{Ingest: in, unlock: sync.OnceFunc(unlock)}, nil
+	return &ingest{Ingest: in, unlock: sync.OnceFunc(unlock), sources: s.progress.sources}, nil
 }
 
 func (s *sink) Commit(ctx context.Context, verified []fetcher.Ingest) error {
@@ -60,10 +60,12 @@ func (s *sink) Commit(ctx context.Context, verified []fetcher.Ingest) error {
 // ingest is a store.Ingest that lets the next one in when it is closed.
 type ingest struct {
 	*store.Ingest
-	unlock func()
+	unlock  func()
+	sources *ledger
 }
 
 func (i *ingest) Close() error {
 	defer i.unlock()
+	defer i.sources.close(i.File())
 	return i.Ingest.Close()
 }

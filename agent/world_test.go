@@ -32,10 +32,11 @@ type world struct {
 	t    testing.TB
 	hub  *hubtest.Hub
 	dir  string
-	cfg  agent.Config // what a test sets before start
-	full bool         // for downloads and listings, however much is free
-	safe bool         // no token is sent over http://, which the hub is at
-	stop func()       // of the running agent; nil if none
+	cfg  agent.Config        // what a test sets before start
+	full bool                // for downloads and listings, however much is free
+	safe bool                // no token is sent over http://, which the hub is at
+	edit func(*agent.Config) // the last that happens to cfg before it is used; may be nil
+	stop func()              // of the running agent; nil if none
 
 	*agent.Agent
 	store    *store.Store
@@ -79,6 +80,9 @@ func (w *world) startWith(disk store.Config, speed fetcher.EngineConfig) *world 
 	cfg.Store, cfg.Hub, cfg.Sources, cfg.Engine, cfg.Log = s, client, []fetcher.Source{client}, engine, log
 	w.store, w.registry = s, prometheus.NewRegistry()
 	cfg.Registerer = w.registry
+	if w.edit != nil {
+		w.edit(&cfg)
+	}
 	w.Agent, err = agent.New(cfg)
 	must(w.t, err)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -302,6 +306,41 @@ func (w *world) until(what string, happened func() bool) {
 			w.t.Fatalf("it never came to be that %s", what)
 		}
 	}
+}
+
+// behind has the agent ask these Sources before the Hub.
+func (w *world) behind(sources ...*agent.Shelf) *world {
+	w.edit = func(c *agent.Config) {
+		hub := c.Sources
+		c.Sources = nil
+		for _, s := range sources {
+			c.Sources = append(c.Sources, s)
+		}
+		c.Sources = append(c.Sources, hub...)
+	}
+	return w
+}
+
+// counters reads one of the agent's metrics, by the values of its labels in the order of
+// their names: "mismatch pvc" for {reason="mismatch",source="pvc"}.
+func (w *world) counters(name string) map[string]float64 {
+	w.t.Helper()
+	families, err := w.registry.Gather()
+	must(w.t, err)
+	values := map[string]float64{}
+	for _, f := range families {
+		if f.GetName() != name {
+			continue
+		}
+		for _, m := range f.GetMetric() {
+			var labels []string
+			for _, l := range m.GetLabel() {
+				labels = append(labels, l.GetValue())
+			}
+			values[strings.Join(labels, " ")] = m.GetCounter().GetValue()
+		}
+	}
+	return values
 }
 
 // gauge reads one of the agent's metrics.
