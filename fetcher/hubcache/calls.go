@@ -3,7 +3,7 @@ package hubcache
 import (
 	"context"
 	"fmt"
-	"os"
+	"io"
 	"sync/atomic"
 	"time"
 
@@ -79,7 +79,7 @@ func do[T any](ctx context.Context, c *calls, what string, call func() (T, error
 
 // closeFile closes f and waits for it, but not long: that may hang too. There are no
 // more of these than files that could be opened.
-func closeFile(f *os.File) {
+func closeFile(f io.Closer) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -94,4 +94,4 @@ func closeFile(f *os.File) {
 }
 
 // closeLate closes a file that was opened when nobody waited for it any more.
-func closeLate(f *os.File) { _ = f.Close() }
+func closeLate[F io.Closer](f F) { _ = f.Close() }

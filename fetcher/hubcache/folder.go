@@ -63,13 +63,24 @@ func (f *folder) close() { _ = f.dir.Close() }
 func (f *folder) openat(name string, flags uint64) (int, error) {
 	how := &unix.OpenHow{Flags: flags | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS}
 	for try := 0; ; try++ {
-		fd, err := unix.Openat2(int(f.dir.Fd()), name, how)
+		fd, err := -1, error(nil)
+		using := using(f.dir, func(dir int) { fd, err = unix.Openat2(dir, name, how) })
 		// EAGAIN: something was renamed somewhere while ".." was looked up.
 		if err == unix.EINTR || err == unix.EAGAIN && try < 1000 {
 			continue
 		}
-		return fd, err
+		return fd, errors.Join(using, err)
 	}
+}
+
+// using calls do with the descriptor of f, which is f's until do returns: a call that
+// was left may go on after f was closed, and must not use what has its number then.
+func using(f *os.File, do func(fd int)) error {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	return raw.Control(func(fd uintptr) { do(int(fd)) })
 }
 
 // content is a file of a cache, open for reading.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -71,11 +72,11 @@ func (l *lister) walk(root string, each func(entry) error) error {
 
 // list calls each for every entry of root/dir.
 func (l *lister) list(root, dir string, each func(entry) error) error {
-	opened, err := do(l.ctx, l.cache.calls, l.what, func() (*openedDir, error) { return l.folder.openListed(path.Join(root, dir)) }, (*openedDir).closeLate)
+	opened, err := do(l.ctx, l.cache.calls, l.what, func() (*openedDir, error) { return l.folder.openListed(path.Join(root, dir)) }, closeLate)
 	if err != nil {
 		return err
 	}
-	defer closeFile(opened.File)
+	defer closeFile(opened)
 	if opened.modified.After(l.latest) {
 		l.latest = opened.modified
 	}
@@ -100,9 +101,17 @@ func (l *lister) list(root, dir string, each func(entry) error) error {
 type openedDir struct {
 	*os.File
 	modified time.Time
+
+	// mu is held by whoever lists or closes: a listing that was left may go on, and
+	// os.File bears no Close beside it.
+	mu sync.Mutex
 }
 
-func (d *openedDir) closeLate() { closeLate(d.File) }
+func (d *openedDir) Close() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.File.Close()
+}
 
 // openListed opens the directory name. It may hang.
 func (f *folder) openListed(name string) (*openedDir, error) {
@@ -115,11 +124,13 @@ func (f *folder) openListed(name string) (*openedDir, error) {
 		file.Close()
 		return nil, f.explain(name, err)
 	}
-	return &openedDir{file, time.Unix(stat.Mtim.Unix())}, nil
+	return &openedDir{File: file, modified: time.Unix(stat.Mtim.Unix())}, nil
 }
 
 // next returns some more entries, or io.EOF. It may hang.
 func (d *openedDir) next() ([]entry, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	names, err := d.Readdirnames(listStep)
 	if err != nil {
 		if err != io.EOF {

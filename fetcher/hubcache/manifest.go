@@ -65,7 +65,7 @@ func (c *Cache) tree(ctx context.Context, what string, f *folder, commit fetcher
 	if err != nil {
 		return nil, err
 	}
-	defer closeFile(file.File)
+	defer closeFile(file)
 	if file.stat.Size > maxTree {
 		return nil, fmt.Errorf("%w: %s has %d bytes, %w", fetcher.ErrMalformed, f.shown(name), file.stat.Size, errTooMany)
 	}
@@ -83,7 +83,7 @@ func (c *Cache) tree(ctx context.Context, what string, f *folder, commit fetcher
 
 // openContent opens a file of f.
 func (c *Cache) openContent(ctx context.Context, what string, f *folder, name string) (*content, error) {
-	return do(ctx, c.calls, what, func() (*content, error) { return f.open(name) }, func(late *content) { closeLate(late.File) })
+	return do(ctx, c.calls, what, func() (*content, error) { return f.open(name) }, closeLate)
 }
 
 // reader reads all of file.
@@ -180,7 +180,7 @@ func (s *snapshot) add(e entry) error {
 	case err != nil:
 		return err
 	}
-	defer closeFile(file.File)
+	defer closeFile(file)
 	d, named := digestOf(e.link)
 	if !named {
 		if d, err = s.cache.digest(s.ctx, s.what, file); err != nil {
@@ -227,7 +227,7 @@ func (s *snapshot) isWhole() error {
 	if err != nil {
 		return err
 	}
-	defer closeFile(file.File)
+	defer closeFile(file)
 	r := s.cache.reader(s.ctx, s.what, file)
 	defer r.Close()
 	listed := shards(io.LimitReader(r, maxIndex))

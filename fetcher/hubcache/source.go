@@ -42,7 +42,7 @@ func (c *Cache) find(rev fetcher.Revision, f fetcher.File) (*os.File, error) {
 		return nil, err
 	}
 	defer folder.close()
-	var failed error // the gravest, of the first place if they are alike
+	var failed error // the gravest
 	for _, name := range []string{"blobs/" + f.Digest.Hex(), "snapshots/" + rev.Commit.String() + "/" + f.Path.String()} {
 		found, err := folder.open(name)
 		switch {
@@ -52,14 +52,27 @@ func (c *Cache) find(rev fetcher.Revision, f fetcher.File) (*os.File, error) {
 			found.Close()
 			err = folder.absent(name, fmt.Sprintf("has %d bytes and not %d", found.stat.Size, f.Size))
 		}
-		if absent := errors.Is(err, fetcher.ErrAbsent); failed == nil || !absent && errors.Is(failed, fetcher.ErrAbsent) {
-			failed = err
+		if failed == nil || gravity(err) > gravity(failed) || gravity(failed) == 0 {
+			failed = err // the snapshot's, if neither is there: it names the file
 		}
 	}
 	if errors.Is(failed, fetcher.ErrAbsent) && folder.isArriving(f.Digest) {
 		return nil, fmt.Errorf("%w: %s is being downloaded", fetcher.ErrAbsent, folder.shown("blobs/"+f.Digest.Hex()))
 	}
 	return nil, failed
+}
+
+// gravity orders what may be wrong with a file: it is not there, it is not whole, it
+// cannot be read.
+func gravity(err error) int {
+	var absent *absentError
+	switch {
+	case !errors.As(err, &absent):
+		return 2
+	case !absent.gone:
+		return 1
+	}
+	return 0
 }
 
 // maxListed bounds how many of a folder's blobs are looked at for those that arrive.

@@ -2,6 +2,7 @@ package hubcache
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"sync"
@@ -80,7 +81,8 @@ func (c *Cache) digest(ctx context.Context, what string, f *content) (fetcher.Di
 		return fetcher.Digest{}, err
 	}
 	now, err := do(ctx, c.calls, o.what, func() (stat unix.Stat_t, err error) {
-		if err = unix.Fstat(int(f.Fd()), &stat); err != nil {
+		using := using(f.File, func(fd int) { err = unix.Fstat(fd, &stat) })
+		if err = errors.Join(using, err); err != nil {
 			err = unreachable("look at", f.Name(), err)
 		}
 		return stat, err
