@@ -114,5 +114,7 @@ verify:
 
 generate:
 	cd agent/agentpb && go build -buildvcs=false -o ../../build/tools/ google.golang.org/protobuf/cmd/protoc-gen-go google.golang.org/grpc/cmd/protoc-gen-go-grpc
-	PATH="$(CURDIR)/build/tools:$$PATH" protoc -I agent/agentpb --go_out=agent/agentpb --go_opt=paths=source_relative \
-		--go-grpc_out=agent/agentpb --go-grpc_opt=paths=source_relative agent.proto
+	for proto in agent/agentpb/agent.proto fetcher/modelexpress/modelexpresspb/modelexpress.proto; do \
+		dir=$$(dirname $$proto); PATH="$(CURDIR)/build/tools:$$PATH" protoc -I $$dir --go_out=$$dir --go_opt=paths=source_relative \
+			--go-grpc_out=$$dir --go-grpc_opt=paths=source_relative $$(basename $$proto) || exit; \
+	done
