@@ -5,8 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/ballast-csi/ballast/agent/store"
+	"github.com/ballast-csi/ballast/fetcher"
 )
 
 // Acquire returns a pinned View for req.Volume, waiting for it until ctx ends.
@@ -16,10 +18,13 @@ import (
 func (a *Agent) Acquire(ctx context.Context, req Request) (Mountable, error) {
 	ctx, c := a.enter(ctx, req)
 	defer a.leave(c, req.Volume)
-	waiting := &WaitingError{Progress: fmt.Sprintf("%s: asking %s", req, a.cfg.Hub.Name())}
+	waiting := &WaitingError{Progress: fmt.Sprintf("%s: asking %s", req, a.asksFirst(req.Repo))}
 	for ctx.Err() == nil && a.ctx.Err() == nil && !waiting.Over {
 		m, err := a.acquire(ctx, req)
 		err = a.check(err)
+		if disputed := new(DisputedError); errors.As(err, &disputed) {
+			a.tell(req.Pod, reasonDisputed, disputed.Error())
+		}
 		var still *WaitingError
 		switch {
 		case err == nil:
@@ -57,7 +62,7 @@ func (a *Agent) acquire(ctx context.Context, req Request) (Mountable, error) {
 	if err != nil {
 		return Mountable{}, err
 	}
-	view, pinned, err := a.pinned(ctx, req)
+	view, pinned, err := a.pinned(ctx, req, g)
 	var fetched int64
 	if err == nil && !pinned {
 		view, fetched, err = a.pin(ctx, req, &g)
@@ -70,22 +75,45 @@ func (a *Agent) acquire(ctx context.Context, req Request) (Mountable, error) {
 
 // pinned returns the View that req.Volume has pinned already: a pod keeps the
 // Revision it started with, even if its Ref has moved since.
-func (a *Agent) pinned(ctx context.Context, req Request) (store.View, bool, error) {
+func (a *Agent) pinned(ctx context.Context, req Request, g grant) (store.View, bool, error) {
 	view, ok, err := a.store.PinnedView(req.Volume)
 	if err != nil || !ok {
 		return store.View{}, false, err
 	}
-	origin, commit := store.Origin{Repo: req.Repo, ID: view.Key.RepoID}, view.Key.Revision.Commit
+	origin, commit := view.Key.Origin(), view.Key.Revision.Commit
+	origin.Repo = req.Repo
 	if c, pinned := req.Ref.Commit(); pinned {
 		commit = c
 	}
-	return a.store.PinView(ctx, req.view(origin, commit), req.Volume) // refuses if that is another View
+	view, ok, err = a.store.PinView(ctx, req.view(origin, commit, view.Key.Listing), req.Volume) // refuses if that is another View
+	if err == nil && ok {
+		err = a.mayKeep(ctx, req.query(), origin, view.Key, g)
+	}
+	return view, ok, err
+}
+
+// mayKeep reports whether q may have what is pinned for it, though what g grants may be of
+// another Authority: one is as authorised for what the other said as if that were asked.
+func (a *Agent) mayKeep(ctx context.Context, q query, pinned store.Origin, key store.ViewKey, g grant) error {
+	switch {
+	case pinned.Local() && !a.opened(q.who.Pod, q.repo, pinned.Authority):
+		return &NotOpenedError{Authority: pinned.Authority, Namespace: q.who.Pod.Namespace, Repo: q.repo}
+	case pinned.Local():
+		return a.disputed(pinned, key.Revision.Commit, key.Listing)
+	case !g.origin.Local():
+		return nil
+	}
+	k, err := a.known(ctx, q, hit, true)
+	if err == nil && !k.allowed() {
+		err = cmp.Or(g.hub, fmt.Errorf("%s: %w", q, store.ErrPinned))
+	}
+	return err
 }
 
 // pin pins the View that g grants, making it first if need be. That may take hours: so
 // the request is authorised once more before the View is pinned.
 func (a *Agent) pin(ctx context.Context, req Request, g *grant) (view store.View, fetched int64, err error) {
-	key := req.view(g.origin, g.commit)
+	key := req.view(g.origin, g.commit, g.listing)
 	view, ok, err := a.store.PinView(ctx, key, req.Volume)
 	if ok || err != nil {
 		return view, 0, err
@@ -97,6 +125,9 @@ func (a *Agent) pin(ctx context.Context, req Request, g *grant) (view store.View
 	}
 	selected, fetched, err := a.fly(ctx, req, *g)
 	if err != nil {
+		return view, 0, err
+	}
+	if err := a.isOf(ctx, selected, *g, req.Filter); err != nil {
 		return view, 0, err
 	}
 	if err := a.store.AssembleView(ctx, key, selected); err != nil {
@@ -117,7 +148,11 @@ func (a *Agent) again(ctx context.Context, req Request, g *grant, need need) err
 	q := req.query()
 	q.ref = g.commit.Ref()
 	now, err := a.authorise(ctx, q, need)
-	if err == nil && now.origin != g.origin {
+	switch changed := err == nil && (now.origin != g.origin || now.listing != g.listing); {
+	case g.origin.Local() && (changed || errors.Is(err, fetcher.ErrRevisionNotFound)):
+		// So that the bytes need not be brought again for whoever has the word now.
+		err = cmp.Or(a.judgeStored(ctx, g.origin, g.commit), error(errOtherWord(req)))
+	case changed:
 		err = fmt.Errorf("%s: %w", req, store.ErrReplaced)
 	}
 	if err != nil {
@@ -126,6 +161,25 @@ func (a *Agent) again(ctx context.Context, req Request, g *grant, need need) err
 	now.notice = cmp.Or(g.notice, now.notice)
 	*g = now
 	return nil
+}
+
+// errOtherWord says that what a local Authority said is not what is to be had now: the Hub
+// answers again, or it said something else since. It passes: who asks again learns more.
+func errOtherWord(req Request) error {
+	return &fetcher.UnreachableError{Err: fmt.Errorf("%s: what it is was said anew meanwhile", req)}
+}
+
+// isOf makes sure that a Flight brought what g grants, if a local Authority said so: the
+// Flight may have begun when that listed the commit otherwise.
+func (a *Agent) isOf(ctx context.Context, selected *fetcher.Manifest, g grant, filter fetcher.Filter) error {
+	if !g.origin.Local() {
+		return nil
+	}
+	want, err := g.manifest.Select(ctx, filter)
+	if err == nil && !slices.Equal(want.Files, selected.Files) {
+		err = &fetcher.UnreachableError{Err: fmt.Errorf("%s listed %s anew meanwhile", g.origin.Authority, selected.Revision)}
+	}
+	return err
 }
 
 // Release ends v's waiting and removes its Pin. It is idempotent. If ctx has ended

@@ -87,6 +87,9 @@ type Agent struct {
 	access *access
 	node   *nodeToken
 	listed manifests
+	// standIns and compared are about local Authorities.
+	standIns standIns
+	compared *comparisons
 	// offHubSources are Config.Sources without the Hub.
 	offHubSources []fetcher.Source
 	metrics       *metrics
@@ -136,11 +139,12 @@ func New(cfg Config) (*Agent, error) {
 		broken:    make(chan error, 1),
 	}
 	a.ctx, a.cancel = context.WithCancel(context.Background())
-	m, err := newMetrics(cfg.Registerer, a)
-	if err != nil {
+	var errs [2]error
+	a.metrics, errs[0] = newMetrics(cfg.Registerer, a)
+	a.compared, errs[1] = newComparisons(cfg)
+	if err := errors.Join(errs[:]...); err != nil {
 		return nil, fmt.Errorf("agent metrics: %w", err)
 	}
-	a.metrics = m
 	return a, nil
 }
 
@@ -169,7 +173,9 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 		case <-tick.C:
 			a.forget(time.Now())
 			a.access.prune(time.Now())
+			a.standIns.prune(time.Now())
 			a.forgetRenewals()
+			a.compareDue()
 			continue
 		case err = <-a.broken:
 		case <-ctx.Done():

@@ -38,7 +38,7 @@ func (a *Agent) askers(q query, k knowledge) []asker {
 	return slices.Concat(anonymous, own, node)
 }
 
-// ask puts q to the Authority. As long as an anonymous proof is on record, of whatever
+// ask puts q to the Hub. As long as an anonymous proof is on record, of whatever
 // age, nothing is asked as the node: what that is shown would be everybody's.
 func (a *Agent) ask(ctx context.Context, q query) (grant, error) {
 	k, err := a.known(ctx, q, listing, false)
@@ -96,7 +96,7 @@ func telling(anonymous, token error) error {
 func (a *Agent) askAs(ctx context.Context, q query, k knowledge, by asker) (grant, error) {
 	defer a.access.ask(by.cred, q.repo)()
 	asked := time.Now()
-	i := inquiry{authority: a.cfg.Hub, query: q, cred: by.cred, origin: k.origin, record: a.listed.get}
+	i := inquiry{hub: a.cfg.Hub, query: q, cred: by.cred, origin: k.origin, record: a.listed.get}
 	renews := by.node || !k.publicAt.IsZero() // as the node nothing is proved
 	if !by.cred.IsZero() && !by.node {
 		renews = a.access.once(by.cred, k.origin)

@@ -27,6 +27,8 @@ type grant struct {
 	public   bool              // an anonymous proof counts: bytes may be asked for anonymously
 	opened   bool              // by an operator's rule
 	notice   string            // see Mountable
+	listing  string            // which of a local Authority's Manifests of commit; "" for the Hub's
+	hub      error             // what the Hub answered or met, if a local Authority answered in its place
 }
 
 // knowledge is what is on record about a query.
@@ -36,13 +38,14 @@ type knowledge struct {
 	publicAt   time.Time // when the Repo was last proved public
 	fresh      bool      // the Ref needs no asking, nor does what is needed
 	proved     bool      // the caller's own proof counts
+	disputed   error     // by the Hub, if a local Authority said so
 }
 
 // allowed reports whether what is on record authorises the query (rule 10 of the design).
 func (k knowledge) allowed() bool { return k.public || k.proved || k.opened }
 
-// known reads what is on record; with unreachable, proofs count by the rules for
-// when the Hub cannot be reached.
+// known reads what is on record of the Hub's; with unreachable, proofs count by the rules
+// for when it cannot be reached.
 func (a *Agent) known(ctx context.Context, q query, need need, unreachable bool) (k knowledge, err error) {
 	rec, err := a.store.Repo(q.repo)
 	if err != nil {
@@ -77,7 +80,15 @@ func (a *Agent) known(ctx context.Context, q query, need need, unreachable bool)
 // is and, if needed, what that holds. Where that can be told from what is on record it
 // asks no one and waits for no one. An error that is not Transient is final for this
 // caller.
+//
+// A Repo that is bound to a local Authority is a matter of that one alone. Of any other the
+// Hub is asked, if there is one, and what it answers is final; only where it has no word
+// for this caller, a local Authority has one: for whom the operator opened that.
 func (a *Agent) authorise(ctx context.Context, q query, need need) (grant, error) {
+	bound := a.boundTo(q.repo)
+	if bound != "" && bound != hubName {
+		return a.authoriseBy(ctx, q, need, a.local(bound))
+	}
 	k, err := a.known(ctx, q, need, false)
 	if err != nil {
 		return grant{}, err
@@ -88,47 +99,82 @@ func (a *Agent) authorise(ctx context.Context, q query, need need) (grant, error
 		}
 		return k.grant, nil
 	}
-	asked, err := a.question(ctx, q)
+	g, asking := a.askHub(ctx, q)
+	if asking == nil || ctx.Err() != nil {
+		return g, asking
+	}
+	_, pinned := q.ref.Commit()
+	stored, ok := a.fallBack(ctx, q, need, asking)
+	if ok && (a.cfg.Hub != nil || pinned) {
+		return stored, nil
+	}
+	if g, err = a.authoriseLocally(ctx, q, need, asking); err != nil && ok {
+		return stored, nil // where there is no Hub any more, what it last said of a Ref comes last
+	}
+	return g, err
+}
+
+// askHub puts q to the Hub, unless a local Authority stood in for it a moment ago.
+func (a *Agent) askHub(ctx context.Context, q query) (grant, error) {
+	if a.cfg.Hub == nil {
+		return grant{}, errNoHub
+	}
+	if met := a.standIns.lately(a.access.proofKey(q.who.Token, q.repo)); met != nil {
+		return grant{}, met
+	}
+	return a.await(ctx, q, nil)
+}
+
+// await waits for the answer to q of a local Authority, or of the Hub (nil).
+func (a *Agent) await(ctx context.Context, q query, by fetcher.Authority) (grant, error) {
+	asked, err := a.question(ctx, q, by)
 	if err != nil {
 		return grant{}, err
 	}
 	select {
 	case <-asked.done:
+		return asked.grant, asked.err
 	case <-ctx.Done():
 		return grant{}, ctx.Err()
 	}
-	if asked.err == nil {
-		return asked.grant, nil
-	}
-	if g, ok := a.fallBack(ctx, q, need, asked.err); ok {
-		return g, nil
-	}
-	return grant{}, asked.err
 }
 
-// fallBack says what q may have though asking failed: if the Hub cannot be reached, what
-// was proved and resolved before still holds; and what the operator opened stays open
-// when the Hub turns everybody away.
+// fallBack says what q may have of the Hub's though asking it failed: if it cannot be
+// reached, what was proved and resolved before still holds; and what the operator opened
+// stays open when the Hub turns everybody away.
 func (a *Agent) fallBack(ctx context.Context, q query, need need, asking error) (grant, bool) {
 	k, err := a.known(ctx, q, need, true)
 	if err != nil || k.commit.IsZero() || need == listing && k.manifest == nil || !k.allowed() {
 		return grant{}, false
 	}
-	why := "could not be reached"
-	if !fetcher.Unreachable(asking) {
+	why := a.without(asking)
+	if !fetcher.Unreachable(asking) && asking != errNoHub {
 		if !k.opened || !fetcher.Denied(asking) {
 			return grant{}, false
 		}
-		why = "does not let this node read it any more"
+		why = a.cfg.Hub.Name() + " does not let this node read it any more"
 	}
-	name := a.cfg.Hub.Name()
-	k.notice = fmt.Sprintf("%s %s; serving %s, which %s was at %s", name, why,
+	k.notice = fmt.Sprintf("%s; serving %s, which %s was at %s", why,
 		fetcher.Revision{Repo: q.repo, Commit: k.commit}, q.ref, k.resolvedAt.UTC().Format(time.RFC3339))
 	if _, pinned := q.ref.Commit(); pinned {
-		k.notice = fmt.Sprintf("%s %s; access was proved earlier", name, why)
+		k.notice = why + "; access was proved earlier"
 		if k.opened {
-			k.notice = fmt.Sprintf("%s %s; the operator has opened it to this namespace", name, why)
+			k.notice = why + "; the operator has opened it to this namespace"
 		}
 	}
 	return k.grant, true
+}
+
+// errNoHub: none is configured.
+var errNoHub = fmt.Errorf("there is no Hub here: %w", fetcher.ErrNotFound)
+
+// without says why there is no word of the Hub's.
+func (a *Agent) without(asking error) string {
+	switch {
+	case asking == errNoHub:
+		return "there is no Hub here"
+	case fetcher.Unreachable(asking):
+		return a.cfg.Hub.Name() + " could not be reached"
+	}
+	return a.cfg.Hub.Name() + " does not show it"
 }

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"errors"
+	"fmt"
 
 	"github.com/ballast-csi/ballast/agent/store"
 	"github.com/ballast-csi/ballast/fetcher"
@@ -39,11 +40,94 @@ var ErrNothingSelected = errors.New("include and exclude leave no file")
 // for good fits its pod.
 var ErrWritable = errors.New("a pod with a user namespace of its own (hostUsers: false) must mount the volume read-only")
 
+// UnknownError says that no Authority has a word of a Repo for this caller.
+type UnknownError struct {
+	Hub   error   // what the Hub answered or met
+	Local []error // why each of the local Authorities does not say what it is, in order
+}
+
+func (e *UnknownError) Error() string {
+	text := e.Hub.Error()
+	for _, err := range e.Local {
+		text += "; " + err.Error()
+	}
+	if len(e.Local) == 0 && fetcher.Unreachable(e.Hub) {
+		text += " (without it a manifest file, or a shared cache marked authority: true, could say what the repository holds)"
+	}
+	return text
+}
+
+// Unwrap returns what tells the kinds apart: what the Hub answered or met, and all that is
+// more of a local Authority than that it knows nothing.
+func (e *UnknownError) Unwrap() []error {
+	kinds := []error{e.Hub}
+	for _, err := range e.Local {
+		if !errors.Is(err, fetcher.ErrNotFound) {
+			kinds = append(kinds, err)
+		}
+	}
+	if e.Hub == errNoHub && len(kinds) > 1 {
+		return kinds[1:]
+	}
+	return kinds
+}
+
+// advice says what would help.
+func (e *UnknownError) advice(req Request) string {
+	text := "an Authority must say what it holds: a manifest file of it (ballast manifest), or a shared cache with it marked authority: true"
+	for _, err := range e.Local {
+		if errors.As(err, new(*NotOpenedError)) {
+			text += "; and an open: rule for namespace " + req.Pod.Namespace
+			break
+		}
+	}
+	if e.Hub == errNoHub {
+		return text
+	}
+	var refused *RefusedError
+	if errors.As(refuse(req, e.Hub), &refused) {
+		text = refused.Advice + "; or without the Hub: " + text
+	}
+	return text
+}
+
+// NotOpenedError says that the operator's rules do not open to a namespace what a local
+// Authority knows; whether it knows anything of the Repo, it does not say.
+type NotOpenedError struct {
+	Authority, Namespace string
+	Repo                 fetcher.Repo
+}
+
+func (e *NotOpenedError) Error() string {
+	return fmt.Sprintf("what %s may know of %s is not opened to namespace %q", e.Authority, e.Repo, e.Namespace)
+}
+
+func (e *NotOpenedError) Unwrap() error { return fetcher.ErrNotFound }
+
+// DisputedError says that the Hub contradicts what a local Authority said.
+type DisputedError struct {
+	Authority string
+	Revision  fetcher.Revision
+	How       string // a sentence
+}
+
+func (e *DisputedError) Error() string {
+	return fmt.Sprintf("what %s said of %s is withdrawn: %s", e.Authority, e.Revision, e.How)
+}
+
 // refuse gives err the advice that fits it. Errors name the repository themselves.
 func refuse(req Request, err error) error {
 	var mismatch *fetcher.MismatchError
+	var unknown *UnknownError
 	advice := ""
 	switch {
+	case errors.As(err, new(*DisputedError)):
+		advice = "mend what that authority reads, or bind the repository to it (authorities:) if the Hub's is another one; " +
+			"pods that run keep what they have, and a new pod is given what the Hub says"
+	case errors.As(err, &unknown):
+		advice = unknown.advice(req)
+	case errors.As(err, new(*NotOpenedError)):
+		advice = "an open: rule of the operator's that names this authority, or this repository, and this namespace would help"
 	case errors.Is(err, fetcher.ErrGated) && !req.Token.IsZero():
 		advice = "accept the repository's conditions on the Hub as the account of the Secret's HF_TOKEN, or put in the token of an account that has"
 	case errors.Is(err, fetcher.ErrGated):

@@ -11,15 +11,15 @@ import (
 	"github.com/ballast-csi/ballast/fetcher"
 )
 
-// inquiry asks an Authority as one credential what a Ref is, what that holds, and to prove
+// inquiry asks the Hub as one credential what a Ref is, what that holds, and to prove
 // access to it.
 type inquiry struct {
-	authority fetcher.Hub
-	query     query
-	cred      fetcher.Secret
-	origin    store.Origin // on record for the Repo's name
+	hub    fetcher.Hub
+	query  query
+	cred   fetcher.Secret
+	origin store.Origin // on record for the Repo's name
 	// held is what the Ref last was, if a proof of cred for it is on record, which then one
-	// HEAD renews; nil otherwise. A first proof takes more: the Authority's word whose name
+	// HEAD renews; nil otherwise. A first proof takes more: the Hub's word whose name
 	// it is, or who registers that anew with one commit would be let to all that origin
 	// had; and nobody who has no access may tell from what he is told, or how soon, that
 	// the Repo is held here.
@@ -35,7 +35,7 @@ type inquiry struct {
 type showing struct {
 	origin   store.Origin
 	manifest *fetcher.Manifest
-	listed   bool      // by the Authority, just now
+	listed   bool      // by the Hub, just now
 	proved   time.Time // when the question that proves access was asked
 }
 
@@ -70,7 +70,7 @@ func (i inquiry) visible(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	_, err = i.authority.Prove(ctx, i.query.repo, i.query.ref, path, i.cred)
+	_, err = i.hub.Prove(ctx, i.query.repo, i.query.ref, path, i.cred)
 	if errors.Is(err, fetcher.ErrEntryNotFound) && !errors.Is(err, fetcher.ErrRevisionNotFound) {
 		return nil
 	}
@@ -97,7 +97,7 @@ func (i inquiry) renew(ctx context.Context) (showing, error) {
 // no Manifest is without the Origin of that moment.
 func (i inquiry) describe(ctx context.Context, ref fetcher.Ref) (showing, error) {
 	res, err := sparing(ctx, i, func(cred fetcher.Secret) (fetcher.Resolution, error) {
-		return i.authority.Resolve(ctx, i.query.repo, ref, cred)
+		return i.hub.Resolve(ctx, i.query.repo, ref, cred)
 	})
 	if err != nil {
 		return showing{}, err
@@ -110,7 +110,7 @@ func (i inquiry) describe(ctx context.Context, ref fetcher.Ref) (showing, error)
 	if errors.Is(err, fs.ErrNotExist) {
 		shown.listed = true
 		shown.manifest, err = sparing(ctx, i, func(cred fetcher.Secret) (*fetcher.Manifest, error) {
-			return i.authority.Manifest(ctx, fetcher.Revision{Repo: i.query.repo, Commit: res.Commit}, cred)
+			return i.hub.Manifest(ctx, fetcher.Revision{Repo: i.query.repo, Commit: res.Commit}, cred)
 		})
 	}
 	return shown, err
@@ -132,7 +132,7 @@ func sparing[T any](ctx context.Context, i inquiry, ask func(fetcher.Secret) (T,
 // returns the commit that ref is, zero if that is not told.
 func (i inquiry) prove(ctx context.Context, ref fetcher.Ref, m *fetcher.Manifest) (fetcher.Commit, error) {
 	file := probe(m)
-	proof, err := i.authority.Prove(ctx, i.query.repo, ref, file.Path, i.cred)
+	proof, err := i.hub.Prove(ctx, i.query.repo, ref, file.Path, i.cred)
 	if err != nil {
 		return fetcher.Commit{}, err
 	}
@@ -141,10 +141,10 @@ func (i inquiry) prove(ctx context.Context, ref fetcher.Ref, m *fetcher.Manifest
 	switch {
 	case isPinned && !proof.Commit.IsZero() && proof.Commit != pinned:
 		return fetcher.Commit{}, fmt.Errorf("%w: %s answers for commit %s of %s with commit %s",
-			fetcher.ErrMalformed, i.authority.Name(), ref, i.query.repo, proof.Commit)
+			fetcher.ErrMalformed, i.hub.Name(), ref, i.query.repo, proof.Commit)
 	case proof.Commit == m.Revision.Commit && told && proof.Digest != file.Digest:
 		return fetcher.Commit{}, fmt.Errorf("%w: %s lists %s of %s as %s and serves it as %s", fetcher.ErrMalformed,
-			i.authority.Name(), file.Path, m.Revision, file.Digest, proof.Digest)
+			i.hub.Name(), file.Path, m.Revision, file.Digest, proof.Digest)
 	case isPinned:
 		return pinned, nil
 	}

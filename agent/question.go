@@ -13,21 +13,26 @@ import (
 )
 
 const (
-	// longestAnswer bounds one question, a listing of a million files included.
+	// longestAnswer bounds one question to the Hub, a listing of a million files included.
 	longestAnswer = 10 * time.Minute
+	// longestLocalAnswer bounds one to a local Authority, which may have to hash all that
+	// it lists.
+	longestLocalAnswer = time.Hour
 	// questionsANamespace bounds those under way for one namespace: as they outlive who
 	// asks, no bound on pods or connections is one on them.
 	questionsANamespace = 32
 )
 
-// askKey is what a question is about, and as whom it is asked.
+// askKey is what a question is about, as whom it is asked, and of which local Authority
+// ("" for the Hub).
 type askKey struct {
-	proof  proofKey
-	ref    fetcher.Ref
-	opened bool
+	proof     proofKey
+	ref       fetcher.Ref
+	opened    bool
+	authority string
 }
 
-// question is put to the Authority once for all who wait for its answer. It outlives
+// question is put to an Authority once for all who wait for its answer. It outlives
 // their calls: a long listing takes longer than one.
 type question struct {
 	done  chan struct{} // closed when it is answered
@@ -41,16 +46,16 @@ type places struct {
 	freed chan struct{} // closed when one is
 }
 
-// question returns the one being asked about q, or begins to ask it. For that it waits
-// until there is a place, or ctx ends.
-func (a *Agent) question(ctx context.Context, q query) (*question, error) {
+// question returns the one being asked about q of a local Authority, or of the Hub (nil),
+// or begins to ask it. For that it waits until there is a place, or ctx ends.
+func (a *Agent) question(ctx context.Context, q query, by fetcher.Authority) (*question, error) {
 	for told := false; ; told = true {
-		asked, full := a.begun(q)
+		asked, full := a.begun(q, by)
 		if asked != nil {
 			return asked, nil
 		}
 		waits := &WaitingError{Progress: fmt.Sprintf("%s: waits for %d other questions of this namespace to %s",
-			q, questionsANamespace, a.cfg.Hub.Name())}
+			q, questionsANamespace, a.nameOf(by))}
 		if !told {
 			a.tell(q.who.Pod, reasonWaiting, waits.Progress)
 		}
@@ -72,7 +77,7 @@ func (a *Agent) renew(q query) {
 	}
 	a.mu.Unlock()
 	if due {
-		a.begun(q)
+		a.begun(q, nil)
 	}
 }
 
@@ -84,8 +89,11 @@ func (a *Agent) forgetRenewals() {
 }
 
 // begun is question, but returns what is full rather than wait.
-func (a *Agent) begun(q query) (asked *question, full places) {
-	key := askKey{a.access.proofKey(q.who.Token, q.repo), q.ref, a.opened(q.who.Pod, q.repo, "")}
+func (a *Agent) begun(q query, by fetcher.Authority) (asked *question, full places) {
+	key := askKey{a.access.proofKey(q.who.Token, q.repo), q.ref, a.opened(q.who.Pod, q.repo, ""), ""}
+	if by != nil { // which is given no token, and asked for nobody to whom it is not opened
+		key = askKey{a.access.proofKey(fetcher.Secret{}, q.repo), q.ref, true, by.Name()}
+	}
 	namespace := q.who.Pod.Namespace
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -102,12 +110,15 @@ func (a *Agent) begun(q query) (asked *question, full places) {
 	}
 	asked = &question{done: make(chan struct{})}
 	if !a.begin(func() {
-		a.put(q, asked)
+		a.put(q, by, asked)
 		a.mu.Lock()
-		defer a.mu.Unlock()
 		delete(a.questions, key)
 		a.free(namespace)
 		close(asked.done)
+		a.mu.Unlock()
+		if by == nil {
+			a.compareAfter(q, asked.err)
+		}
 	}) {
 		asked.err = context.Canceled
 		close(asked.done)
@@ -128,12 +139,20 @@ func (a *Agent) free(namespace string) {
 	}
 }
 
-// put puts q to the Authority.
-func (a *Agent) put(q query, asked *question) {
-	ctx, cancel := context.WithTimeoutCause(a.ctx, longestAnswer, &fetcher.UnreachableError{
-		Err: fmt.Errorf("%s did not answer about %s within %s", a.cfg.Hub.Name(), q, longestAnswer)})
+// put puts q to a local Authority, or to the Hub (nil).
+func (a *Agent) put(q query, by fetcher.Authority, asked *question) {
+	longest := longestAnswer
+	if by != nil {
+		longest = longestLocalAnswer
+	}
+	ctx, cancel := context.WithTimeoutCause(a.ctx, longest, &fetcher.UnreachableError{
+		Err: fmt.Errorf("%s did not answer about %s within %s", a.nameOf(by), q, longest)})
 	defer cancel()
-	asked.grant, asked.err = a.ask(ctx, q)
+	if by != nil {
+		asked.grant, asked.err = a.askLocal(ctx, q, by)
+	} else {
+		asked.grant, asked.err = a.ask(ctx, q)
+	}
 	if cause := context.Cause(ctx); asked.err != nil && fetcher.Unreachable(cause) {
 		asked.err = cause
 	}

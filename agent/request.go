@@ -44,10 +44,10 @@ func (r Request) query() query { return query{Caller{r.Token, r.Pod}, r.Repo, r.
 
 func (r Request) String() string { return r.query().String() }
 
-// view is the key of the View that r asks for.
-func (r Request) view(o store.Origin, c fetcher.Commit) store.ViewKey {
+// view is the key of the View that r asks for, of what o listed at c.
+func (r Request) view(o store.Origin, c fetcher.Commit, listing string) store.ViewKey {
 	return store.ViewKey{
-		Revision: fetcher.Revision{Repo: r.Repo, Commit: c}, RepoID: o.ID,
+		Revision: fetcher.Revision{Repo: r.Repo, Commit: c}, RepoID: o.ID, Authority: o.Authority, Listing: listing,
 		Ref: r.Ref, Filter: r.Filter, Layout: r.Layout,
 	}
 }

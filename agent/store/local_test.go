@@ -181,7 +181,7 @@ func TestADisputeEndsOnlyByWhatTheHubListsToo(t *testing.T) {
 		s.Close()
 		s = storetest.OpenAt(t, dir)
 		rec, err := s.RepoBy(repoA, "models")
-		if l := rec.Listed[commit1.String()]; err != nil || l.Disputed() != step.disputed || l.Compared() != step.compared {
+		if l := rec.Listed[commit1.String()]; err != nil || l.Disputed(l.Listing) != step.disputed || l.Compared() != step.compared {
 			t.Errorf("step %d: the record is %+v, %v", i, l, err)
 		}
 	}
