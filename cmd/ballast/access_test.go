@@ -16,12 +16,11 @@ func TestTheNodesTokenIsReadAnewAndNeverShown(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	flags := accessFlags{hubTokenFile: file}
-	if _, err := flags.nodeToken(); err == nil || !strings.Contains(err.Error(), "--hub-token-file") || !strings.Contains(err.Error(), file) {
+	if _, err := nodeToken(file); err == nil || !strings.Contains(err.Error(), file) {
 		t.Errorf("no file at start: %v", err)
 	}
 	put("hf_first\n")
-	read, err := flags.nodeToken()
+	read, err := nodeToken(file)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -31,7 +30,7 @@ func TestTheNodesTokenIsReadAnewAndNeverShown(t *testing.T) {
 	}
 	for _, bad := range []string{"", " \n", "hf_se cond", "hf_x\nhf_y", "hf_\x00z", "hf_ü", strings.Repeat("x", 64<<10)} {
 		put(bad)
-		_, atStart := flags.nodeToken()
+		_, atStart := nodeToken(file)
 		_, later := read()
 		for _, err := range []error{atStart, later} {
 			if err == nil {
@@ -41,20 +40,24 @@ func TestTheNodesTokenIsReadAnewAndNeverShown(t *testing.T) {
 			}
 		}
 	}
-	if read, err := (accessFlags{}).nodeToken(); read != nil || err != nil {
-		t.Errorf("without the flag: %t, %v", read != nil, err)
+	if read, err := nodeToken(""); read != nil || err != nil {
+		t.Errorf("without a file: %t, %v", read != nil, err)
 	}
 }
 
 func TestOpenIsParsedStrictly(t *testing.T) {
-	good := accessFlags{open: []string{"org/*=team-a,team-b", "datasets/org/x=c"}}
-	rules, err := good.openings()
-	if err != nil || len(rules) != 2 || rules[0].Repos != "org/*" || len(rules[0].Namespaces) != 2 || rules[1].Namespaces[0] != "c" {
-		t.Errorf("openings: %+v, %v", rules, err)
+	var good openings
+	for _, text := range []string{"org/*=team-a,team-b", "datasets/org/x=c", "org/*=*"} {
+		must(t, good.Set(text))
 	}
-	for _, bad := range []string{"", "org/*", "=team", "org/*=", "org/*=team-a,", "org/*=Team", "org/*=*", "org/[=team",
+	rules := good.rules()
+	if len(rules) != 3 || rules[0].Repos != "org/*" || len(rules[0].Namespaces) != 2 || rules[1].Namespaces[0] != "c" || rules[2].Namespaces[0] != "*" {
+		t.Errorf("openings: %+v", rules)
+	}
+	for _, bad := range []string{"", "org/*", "=team", "org/*=", "org/*=team-a,", "org/*=Team", "org/*=*,team", "org/*=team-*", "org/[=team",
 		"org/a,org/b=team", "org/* = team", "models/org/*=team", "org/*=team-a team-b", "org/*=-a"} {
-		if rules, err := (accessFlags{open: []string{bad}}).openings(); err == nil || !strings.Contains(err.Error(), "team-a,team-b") {
+		var rules openings
+		if err := rules.Set(bad); err == nil || !strings.Contains(err.Error(), "team-a,team-b") || len(rules) > 0 {
 			t.Errorf("--open %q: %+v, %v", bad, rules, err)
 		}
 	}

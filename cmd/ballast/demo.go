@@ -66,7 +66,7 @@ func newDemoCommand(size modelSize) *cobra.Command {
 	flags.StringVar(&f.dir, "dir", "", "directory to work in, and to keep; absent or empty (default: a temporary one)")
 	flags.StringVar(&f.repo, "repo", "", "repository of the Hub to use: org/name, or datasets/org/name")
 	flags.StringVar(&f.revision, "revision", "main", "branch, tag or commit of --repo")
-	flags.StringVar(&f.endpoint, "hub-endpoint", defaultCore().endpoint, "URL of the Hub for --repo; the default is $HF_ENDPOINT")
+	flags.StringVar(&f.endpoint, "hub-endpoint", defaultConfig().Hub.Endpoint, "URL of the Hub for --repo; the default is $HF_ENDPOINT")
 	flags.BoolVar(&f.tokensOverHTTP, "tokens-over-http", false, "send $HF_TOKEN to a Hub whose URL is http://, where anyone on the way can read it")
 	flags.StringVar(&f.inside, "inside", "", "")
 	_ = flags.MarkHidden("inside") // an error only if there is no such flag

@@ -16,6 +16,7 @@ import (
 	"github.com/ballast-csi/ballast/agent/agentrpc"
 	"github.com/ballast-csi/ballast/agent/store"
 	"github.com/ballast-csi/ballast/agent/unixsock"
+	"github.com/ballast-csi/ballast/cmd/ballast/settings"
 	"github.com/ballast-csi/ballast/csi"
 	"github.com/ballast-csi/ballast/csi/mount"
 	"github.com/ballast-csi/ballast/fetcher"
@@ -142,9 +143,15 @@ func (w *world) startAgent(log *zap.Logger) (err error) {
 	if w.cache, err = w.openStore("cache", log.Named("store")); err != nil {
 		return err
 	}
-	core := defaultCore()
-	core.endpoint, core.tokensOverHTTP = w.cfg.endpoint, w.cfg.tokensOverHTTP
-	a, err := core.newAgent(w.cache, nil, w.metrics, log)
+	c := defaultConfig()
+	c.Hub.Endpoint, c.Hub.TokensOverHTTP = w.cfg.endpoint, w.cfg.tokensOverHTTP
+	c.Sources = []sourceConfig{{Name: hub.Name, Hub: &struct{}{}}}
+	made, err := c.newParts(settings.Defaults(c), log)
+	if err != nil {
+		return err
+	}
+	w.undo = append(w.undo, made.close)
+	a, err := made.newAgent(w.cache, nil, w.metrics)
 	if err != nil {
 		return err
 	}

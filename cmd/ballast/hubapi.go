@@ -12,32 +12,12 @@ import (
 	"strings"
 	"time"
 
-	"github.com/spf13/cobra"
 	"go.uber.org/zap"
 
 	"github.com/ballast-csi/ballast/agent"
 	"github.com/ballast-csi/ballast/agent/hubapi"
 	"github.com/ballast-csi/ballast/fetcher"
 )
-
-// hubAPIFlags say where this node's pods find the Hub's HTTP API over the cache.
-type hubAPIFlags struct {
-	address, cert, key string
-	// settle is how long a pod's containers may run before the watch shows its address:
-	// the kubelet reports that a second or two after it has started them.
-	settle time.Duration
-}
-
-func (f *hubAPIFlags) register(cmd *cobra.Command) {
-	f.settle = 3 * time.Second
-	flags := cmd.Flags()
-	flags.StringVar(&f.address, "hub-address", "", "address to serve the Hub's HTTP API on, for the pods of this node (their HF_ENDPOINT); empty: it is not served. "+
-		"Needs --kube: a pod is known by its address, so that must reach this port as it is: by hostPort (portmap keeps it for the node's own pods), "+
-		"or by a Service with internalTrafficPolicy: Local")
-	flags.StringVar(&f.cert, "hub-tls-cert", "", "PEM file of the certificate, and its chain, for --hub-address; read anew when it changes. Without one it is plain HTTP, which "+
-		"carries pods' tokens readable between them and this process, on this node")
-	flags.StringVar(&f.key, "hub-tls-key", "", "PEM file of that certificate's private key")
-}
 
 // hubAPI serves the Hub's HTTP API over an agent's cache to this node's pods.
 type hubAPI struct {
@@ -62,30 +42,30 @@ func (admit admission) within(settle time.Duration) admission {
 
 // open listens, if there is an address to listen on; else it is nil. So is admit without
 // --kube.
-func (f hubAPIFlags) open(lib hubapi.Library, admit admission, log *zap.Logger) (*hubAPI, error) {
+func (c hubAPIConfig) open(lib hubapi.Library, admit admission, log *zap.Logger) (*hubAPI, error) {
 	switch {
-	case f.address == "" && f.cert == "" && f.key == "":
+	case c.Address == "" && c.TLSCert == "" && c.TLSKey == "":
 		return nil, nil
-	case f.address == "":
+	case c.Address == "":
 		return nil, usageError{errors.New("--hub-tls-cert and --hub-tls-key are for --hub-address: give it too, or neither")}
 	case admit == nil:
 		return nil, usageError{errors.New("--hub-address needs --kube: without it nobody can tell this node's pods from strangers")}
-	case (f.cert == "") != (f.key == ""):
+	case (c.TLSCert == "") != (c.TLSKey == ""):
 		return nil, usageError{errors.New("--hub-tls-cert and --hub-tls-key: give both, or none for plain HTTP")}
 	}
-	api, err := hubapi.New(hubapi.Config{Library: lib, Admit: admit.within(f.settle), Log: log})
+	api, err := hubapi.New(hubapi.Config{Library: lib, Admit: admit.within(c.settle), Log: log})
 	if err != nil {
 		return nil, err
 	}
 	h := &hubAPI{server: newHubServer(api, log)}
-	if f.cert != "" {
-		files, err := openCertificate(f.cert, f.key, log)
+	if c.TLSCert != "" {
+		files, err := openCertificate(c.TLSCert, c.TLSKey, log)
 		if err != nil {
 			return nil, usageError{fmt.Errorf("--hub-tls-cert, --hub-tls-key: %w", err)}
 		}
 		h.server.TLSConfig = files.config()
 	}
-	address, err := net.ResolveTCPAddr("tcp", f.address)
+	address, err := net.ResolveTCPAddr("tcp", c.Address)
 	if err != nil {
 		return nil, usageError{fmt.Errorf("--hub-address: %w", err)}
 	}

@@ -103,7 +103,7 @@ func TestAStrangerIsRefusedWhateverItAsks(t *testing.T) {
 func TestStrangersDoNotKeepANewPodOut(t *testing.T) {
 	var known atomic.Bool
 	admit := func(from netip.Addr) (string, bool) { return "team-a", known.Load() && from.Unmap().String() == podA }
-	flags := hubAPIFlags{address: "127.0.0.1:0", settle: 3 * time.Second}
+	flags := hubAPIConfig{Address: "127.0.0.1:0", settle: 3 * time.Second}
 	h, err := flags.open(&asked{}, admit, zap.NewNop())
 	if err != nil {
 		t.Fatal(err)

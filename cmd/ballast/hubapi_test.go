@@ -62,9 +62,9 @@ func (d *diary) String() string {
 
 // startHubAPI serves lib on loopback for podA and podB until the test ends, and returns
 // its address.
-func startHubAPI(t *testing.T, f hubAPIFlags, lib hubapi.Library, log *zap.Logger) (address string, stop func()) {
+func startHubAPI(t *testing.T, f hubAPIConfig, lib hubapi.Library, log *zap.Logger) (address string, stop func()) {
 	t.Helper()
-	f.address = "127.0.0.1:0"
+	f.Address = "127.0.0.1:0"
 	h, err := f.open(lib, admitPods, log)
 	if err != nil {
 		t.Fatal(err)
@@ -132,7 +132,7 @@ func (a *asked) Open(ctx context.Context, who hubapi.Caller, _ fetcher.Revision,
 
 func TestTheHubAPIIsForThisNodesPodsAlone(t *testing.T) {
 	log, lib := newDiary(), &asked{}
-	address, _ := startHubAPI(t, hubAPIFlags{}, lib, log.Logger)
+	address, _ := startHubAPI(t, hubAPIConfig{}, lib, log.Logger)
 	ask := func(client *http.Client, method, path string) (int, string) {
 		t.Helper()
 		req, err := http.NewRequestWithContext(t.Context(), method, "http://"+address+path, strings.NewReader("paths=hf_body"))
@@ -182,16 +182,16 @@ func TestTheHubAPIIsForThisNodesPodsAlone(t *testing.T) {
 
 func TestHubAPIFlagsThatMakeNoSense(t *testing.T) {
 	for name, c := range map[string]struct {
-		flags hubAPIFlags
+		flags hubAPIConfig
 		admit admission
 		want  string
 	}{
-		"no --kube":          {hubAPIFlags{address: "127.0.0.1:0"}, nil, "--hub-address needs --kube"},
-		"a certificate only": {hubAPIFlags{address: "127.0.0.1:0", cert: "tls.crt"}, admitPods, "give both"},
-		"a key only":         {hubAPIFlags{address: "127.0.0.1:0", key: "tls.key"}, admitPods, "give both"},
-		"no address":         {hubAPIFlags{cert: "tls.crt", key: "tls.key"}, admitPods, "--hub-address"},
-		"no such file":       {hubAPIFlags{address: "127.0.0.1:0", cert: "/none/tls.crt", key: "/none/tls.key"}, admitPods, "/none/tls.crt"},
-		"no address at all":  {hubAPIFlags{address: "nonsense"}, admitPods, "--hub-address"},
+		"no --kube":          {hubAPIConfig{Address: "127.0.0.1:0"}, nil, "--hub-address needs --kube"},
+		"a certificate only": {hubAPIConfig{Address: "127.0.0.1:0", TLSCert: "tls.crt"}, admitPods, "give both"},
+		"a key only":         {hubAPIConfig{Address: "127.0.0.1:0", TLSKey: "tls.key"}, admitPods, "give both"},
+		"no address":         {hubAPIConfig{TLSCert: "tls.crt", TLSKey: "tls.key"}, admitPods, "--hub-address"},
+		"no such file":       {hubAPIConfig{Address: "127.0.0.1:0", TLSCert: "/none/tls.crt", TLSKey: "/none/tls.key"}, admitPods, "/none/tls.crt"},
+		"no address at all":  {hubAPIConfig{Address: "nonsense"}, admitPods, "--hub-address"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			h, err := c.flags.open(&asked{}, c.admit, zap.NewNop())
@@ -200,7 +200,7 @@ func TestHubAPIFlagsThatMakeNoSense(t *testing.T) {
 			}
 		})
 	}
-	if h, err := (hubAPIFlags{}).open(&asked{}, nil, zap.NewNop()); h != nil || err != nil {
+	if h, err := (hubAPIConfig{}).open(&asked{}, nil, zap.NewNop()); h != nil || err != nil {
 		t.Errorf("without flags: %v, %v", h, err)
 	}
 }
@@ -222,7 +222,7 @@ func dial(t *testing.T, local, to string) (net.Conn, bool) {
 }
 
 func TestNoPodsConnectionsKeepAnotherOut(t *testing.T) {
-	address, _ := startHubAPI(t, hubAPIFlags{}, &asked{}, zap.NewNop())
+	address, _ := startHubAPI(t, hubAPIConfig{}, &asked{}, zap.NewNop())
 	var held []net.Conn
 	for range connectionsAPod {
 		conn, ok := dial(t, podA, address)
@@ -286,7 +286,7 @@ func TestStrangersTakeNoRoomOfThePods(t *testing.T) {
 
 func TestWhatIsBeingAnsweredEndsWithTheProcess(t *testing.T) {
 	lib := &asked{block: make(chan struct{})}
-	address, stop := startHubAPI(t, hubAPIFlags{}, lib, zap.NewNop())
+	address, stop := startHubAPI(t, hubAPIConfig{}, lib, zap.NewNop())
 	status := make(chan int, 1)
 	go func() {
 		res, err := from(t, podA).Get("http://" + address + "/api/models/org/name")

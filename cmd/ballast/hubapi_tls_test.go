@@ -19,7 +19,7 @@ import (
 
 // writeCertificate puts a new certificate for loopback, of a serial number, and its key
 // into dir, as files that look changed whatever the clock's grain.
-func writeCertificate(t *testing.T, dir string, serial int64) (flags hubAPIFlags, roots *x509.CertPool) {
+func writeCertificate(t *testing.T, dir string, serial int64) (flags hubAPIConfig, roots *x509.CertPool) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -37,9 +37,9 @@ func writeCertificate(t *testing.T, dir string, serial int64) (flags hubAPIFlags
 	if err != nil {
 		t.Fatal(err)
 	}
-	flags = hubAPIFlags{cert: filepath.Join(dir, "tls.crt"), key: filepath.Join(dir, "tls.key")}
-	put(t, flags.cert, serial, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
-	put(t, flags.key, serial, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: text}))
+	flags = hubAPIConfig{TLSCert: filepath.Join(dir, "tls.crt"), TLSKey: filepath.Join(dir, "tls.key")}
+	put(t, flags.TLSCert, serial, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
+	put(t, flags.TLSKey, serial, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: text}))
 	roots = x509.NewCertPool()
 	cert, err := x509.ParseCertificate(der)
 	if err != nil {
@@ -77,7 +77,7 @@ func TestACertificateIsReadAnewWhenItChanges(t *testing.T) {
 	if got := shown(roots); got != 1 {
 		t.Errorf("certificate %d; want 1", got)
 	}
-	put(t, flags.cert, 2, []byte("half a certificate"))
+	put(t, flags.TLSCert, 2, []byte("half a certificate"))
 	for range 3 {
 		if got := shown(roots); got != 1 {
 			t.Errorf("certificate %d while there is no whole one; want the one before", got)

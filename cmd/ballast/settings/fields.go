@@ -108,11 +108,17 @@ func flagAt(t reflect.Type, path string) string {
 	return f.flag
 }
 
-// Suggest returns " (did you mean "x"?)" if what was written is nearly one of names.
+// Suggest returns " (did you mean "x"?)" if what was written is nearly one of names, or
+// how one begins.
 func Suggest(written string, names []string) string {
 	best, least := "", max(2, len(written)/4)+1
 	for _, name := range names {
-		if d := distance(strings.ToLower(written), strings.ToLower(name)); d < least && d < len(name) {
+		a, b := strings.ToLower(written), strings.ToLower(name)
+		d := distance(a, b)
+		if len(a) > 2 && strings.HasPrefix(b, a) {
+			d = min(d, 1)
+		}
+		if d < least && d < len(name) {
 			best, least = name, d
 		}
 	}
