@@ -308,8 +308,8 @@ func (w *world) until(what string, happened func() bool) {
 	}
 }
 
-// behind has the agent ask these Sources before the Hub.
-func (w *world) behind(sources ...*agent.Shelf) *world {
+// before has the agent ask these Sources before the Hub.
+func (w *world) before(sources ...*agent.Shelf) *world {
 	w.edit = func(c *agent.Config) {
 		hub := c.Sources
 		c.Sources = nil

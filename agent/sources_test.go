@@ -1,0 +1,382 @@
+package agent_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ballast-csi/ballast/agent"
+	"github.com/ballast-csi/ballast/fetcher"
+)
+
+const (
+	big   = "model-00001-of-00002.safetensors"
+	other = "model-00002-of-00002.safetensors"
+)
+
+// errAway is what a Source that is not there has every file meet.
+var errAway = &fetcher.UnreachableError{Err: errors.New("connection refused")}
+
+// without returns files but for those at paths.
+func without(files map[string][]byte, paths ...string) map[string][]byte {
+	rest := maps.Clone(files)
+	for _, p := range paths {
+		delete(rest, p)
+	}
+	return rest
+}
+
+// spoilt returns files with the last byte of those at paths changed.
+func spoilt(files map[string][]byte, paths ...string) map[string][]byte {
+	bad := maps.Clone(files)
+	for _, p := range paths {
+		data := slices.Clone(bad[p])
+		data[len(data)-1] ^= 1
+		bad[p] = data
+	}
+	return bad
+}
+
+// of returns what a pod was told for a reason.
+func (p *pods) of(pod, reason string) (messages []string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, line := range p.told {
+		if message, ok := strings.CutPrefix(line, pod+": "+reason+": "); ok {
+			messages = append(messages, message)
+		}
+	}
+	return messages
+}
+
+// listen has the agent tell pods.
+func (w *world) listen() *pods {
+	p := newPods()
+	w.cfg.Pods = p
+	return p
+}
+
+// soon returns how a call ended, and fails the test if it does not.
+func soon(t *testing.T, ended <-chan error) error {
+	t.Helper()
+	select {
+	case err := <-ended:
+		return err
+	case <-time.After(15 * time.Second):
+		t.Fatal("the call is still held")
+		return nil
+	}
+}
+
+// contentAway has the Hub answer all but what asks for content.
+func contentAway(_ string, rw http.ResponseWriter, r *http.Request) bool {
+	if r.Method != http.MethodGet || !strings.Contains(r.URL.Path, "/resolve/") {
+		return false
+	}
+	rw.WriteHeader(http.StatusServiceUnavailable)
+	return true
+}
+
+func TestTheFirstSourceThatHasAFileGivesItAndThatIsTold(t *testing.T) {
+	files := model(1)
+	pvc, mx := agent.NewShelf("pvc", without(files, other)), agent.NewShelf("modelexpress", files)
+	pvc2 := agent.NewShelf("idle", nil)
+	w := newWorld(t).before(pvc, mx, pvc2)
+	p := w.listen()
+	w.start()
+	if got := w.counters("ballast_fetched_bytes_total"); !maps.Equal(got, map[string]float64{"pvc": 0, "modelexpress": 0, "idle": 0, "hub": 0}) {
+		t.Errorf("before anything was fetched: %v", got)
+	}
+	w.hub.AddRepo("org/name", files)
+	req := request("one", "org/name", of("one"))
+	w.sees(w.must(req), files)
+	if n := w.contentRequests(); n != 0 {
+		t.Errorf("the Hub was asked for content %d times", n)
+	}
+	if got := mx.Asked(); !slices.Equal(got, []string{other}) {
+		t.Errorf("the second Source was asked for %q", got)
+	}
+	here := float64(size(without(files, other)))
+	if got, want := w.counters("ballast_fetched_bytes_total"), (map[string]float64{"pvc": here, "modelexpress": 70_000, "idle": 0, "hub": 0}); !maps.Equal(got, want) {
+		t.Errorf("bytes fetched: %v, want %v", got, want)
+	}
+	passed := w.counters("ballast_source_passed_total")
+	if passed["absent pvc"] != 1 || len(passed) != 4*7 {
+		t.Errorf("passed over: %v", passed)
+	}
+	want := "17 MB: 17 MB from pvc, 70 kB from modelexpress; pvc passed over for " + other + ": not there"
+	if got := p.of("one", "BallastFetched"); len(got) != 1 || !strings.HasSuffix(got[0], ": "+want) {
+		t.Errorf("told %q, want %q", got, want)
+	}
+	w.must(req)
+	w.must(request("two", "org/name", of("two")))
+	if got := append(p.of("one", "BallastFetched")[1:], p.of("two", "BallastFetched")...); len(got) != 0 {
+		t.Errorf("a hit was told %q", got)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.told) != 1 {
+		t.Errorf("told %q: that a file is not there is for the summary alone", p.told)
+	}
+}
+
+func TestACorruptFileComesFromTheNextSourceAndThatIsTold(t *testing.T) {
+	files := small(1)
+	pvc := agent.NewShelf("pvc", spoilt(files, other, "config.json"))
+	w := newWorld(t).before(pvc)
+	p := w.listen()
+	w.start()
+	w.hub.AddRepo("org/name", files)
+	w.sees(w.must(request("one", "org/name", of("one"))), files)
+	if got := w.counters("ballast_source_passed_total"); got["mismatch pvc"] != 2 {
+		t.Errorf("passed over: %v", got)
+	}
+	told := p.of("one", "BallastSourceMismatch")
+	if len(told) != 1 { // a Flight, a Source, a reason
+		t.Fatalf("told %q", told)
+	}
+	contains(t, told[0], "org/name@", "pvc passed over for ", "hub is next", "from pvc does not match its digest")
+	summary := p.of("one", "BallastFetched")
+	if len(summary) != 1 {
+		t.Fatalf("told %q", summary)
+	}
+	contains(t, summary[0], "3.0 kB from pvc, 70 kB from hub; pvc passed over for 2 files: does not match its digest")
+}
+
+func TestWhileNoSourceIsThereACallIsHeldAndOneThatComesBackIsFound(t *testing.T) {
+	for _, back := range []string{"pvc", "hub"} {
+		t.Run(back, func(t *testing.T) {
+			files := small(1)
+			pvc := agent.NewShelf("pvc", files)
+			pvc.Trouble(errAway)
+			w := newWorld(t).before(pvc)
+			w.cfg.RetryEvery = 0 // as it is in a cluster
+			p := w.listen()
+			w.start()
+			w.hub.AddRepo("org/name", files)
+			w.record(contentAway)
+			stop, ended := w.acquireAside(request("one", "org/name", of("one")))
+			defer stop()
+			w.until("it is told", func() bool { return len(p.of("one", "BallastWaiting")) > 0 })
+			contains(t, p.of("one", "BallastWaiting")[0], "waiting: no source gave", "pvc: ", "connection refused", "hub: ", "503")
+			began := time.Now()
+			if back == "pvc" {
+				pvc.Trouble(nil)
+			} else {
+				w.record(nil)
+			}
+			must(t, soon(t, ended))
+			if took := time.Since(began); took > 10*time.Second {
+				t.Errorf("it came %s later", took)
+			}
+		})
+	}
+}
+
+// The limit is on a credential, and no other Source asks for one.
+func TestALimitOfTheHubHoldsUpNothingThatAnotherSourceHas(t *testing.T) {
+	files := small(1)
+	pvc := agent.NewShelf("pvc", files)
+	pvc.Trouble(errAway)
+	w := newWorld(t).before(pvc)
+	p := w.listen()
+	w.start()
+	w.hub.AddRepo("org/name", files)
+	asked := w.record(usedUp("-"))
+	stop, ended := w.acquireAside(request("one", "org/name", of("one")))
+	defer stop()
+	w.until("the limit is met", func() bool { return len(p.of("one", "BallastWaiting")) > 1 })
+	contains(t, p.of("one", "BallastWaiting")[0], "rate limited", "connection refused")
+	met := len(asked.take())
+	pvc.Trouble(nil)
+	must(t, soon(t, ended))
+	if more := asked.take(); met == 0 || slices.ContainsFunc(more, isContent) {
+		t.Errorf("while the credential rests the Hub was asked %q", more)
+	}
+}
+
+func TestADenialOfTheHubTurnsAwayThoughAnotherSourceIsAway(t *testing.T) {
+	files := small(1)
+	pvc := agent.NewShelf("pvc", files)
+	pvc.Trouble(errAway)
+	w := newWorld(t).before(pvc).start()
+	w.hub.AddRepo("org/private", files)
+	w.hub.SetPrivate("org/private", "owner")
+	asked := w.record(func(who string, rw http.ResponseWriter, r *http.Request) bool {
+		if who != "owner" || r.Method != http.MethodGet || !strings.Contains(r.URL.Path, "/resolve/") {
+			return false
+		}
+		w.hub.RevokeToken("owner") // between the proof and the bytes
+		return false
+	})
+	refused := w.refused(request("one", "org/private", token("owner")), fetcher.ErrBadToken)
+	contains(t, refused.Error(), "token is not valid")
+	if len(asked.take()) == 0 {
+		t.Error("the Hub was not asked")
+	}
+}
+
+// Model Express has tokens of its own: what it says of those is no verdict on a tenant's.
+func TestAnotherSourcesDenialIsNoVerdictOnATenant(t *testing.T) {
+	files := small(1)
+	mx := agent.NewShelf("modelexpress", files)
+	mx.Trouble(fetcher.ErrBadToken)
+	w := newWorld(t).before(mx)
+	p := w.listen()
+	w.start()
+	w.hub.AddRepo("org/private", files)
+	w.hub.SetPrivate("org/private", "owner")
+	w.record(contentAway)
+	stop, ended := w.acquireAside(request("one", "org/private", token("owner"), of("one")))
+	defer stop()
+	w.until("it is told", func() bool { return len(p.of("one", "BallastWaiting")) > 0 })
+	contains(t, p.of("one", "BallastWaiting")[0], "modelexpress", "token is not valid", "503")
+	if told := p.of("one", "BallastSourceDenied"); len(told) != 1 {
+		t.Errorf("told %q", told)
+	}
+	w.record(nil)
+	must(t, soon(t, ended))
+}
+
+// What an operator opened needs no proof: so that nobody may ask the Hub for its bytes any
+// more stops nothing that another Source gives, now or soon.
+func TestWhatIsOpenedComesFromAnotherSourceThoughTheHubTurnsAway(t *testing.T) {
+	for name, tc := range map[string]struct {
+		trouble error
+		given   bool
+	}{
+		"at once":     {nil, true},
+		"in a moment": {errAway, true},
+		"never":       {fetcher.ErrAbsent, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			files := small(1)
+			pvc := agent.NewShelf("pvc", files)
+			pvc.Trouble(tc.trouble)
+			w := newWorld(t).lend("node").before(pvc)
+			p := w.listen()
+			w.cfg.Open = []agent.Opening{{Repos: "org/private", Namespaces: []string{"default"}}}
+			w.start()
+			w.hub.AddRepo("org/private", files)
+			w.hub.SetPrivate("org/private", "node")
+			w.record(func(_ string, rw http.ResponseWriter, r *http.Request) bool {
+				if r.Method != http.MethodGet || !strings.Contains(r.URL.Path, "/resolve/") {
+					return false
+				}
+				rw.Header().Set("X-Error-Message", "forbidden")
+				rw.WriteHeader(http.StatusForbidden)
+				return true
+			})
+			stop, ended := w.acquireAside(request("one", "org/private", of("one")))
+			defer stop()
+			if tc.trouble == errAway {
+				w.until("it waits", func() bool { return len(p.of("one", "BallastWaiting")) > 0 })
+				pvc.Trouble(nil)
+			}
+			err := soon(t, ended)
+			if tc.given {
+				must(t, err)
+				return
+			}
+			if !fetcher.Denied(err) {
+				t.Errorf("the call ended with %v", err)
+			}
+			contains(t, err.Error(), "pvc: ", "hub: ")
+		})
+	}
+}
+
+// What a person must mend at a Source is told in its own words, whole.
+func TestASourceThatCannotBeReadTellsThePodWhatToDo(t *testing.T) {
+	text := "open blobs/0123456789abcdef: permission denied: Ballast reads as uid 2000000000; the files are of group 4711 and " +
+		"readable for it: set supplementalGroups: [4711] in the agent's pod, or make them readable for everybody"
+	files := small(1)
+	pvc := agent.NewShelf("pvc", files)
+	pvc.Trouble(errors.New(text))
+	w := newWorld(t).before(pvc)
+	p := w.listen()
+	w.start()
+	w.hub.AddRepo("org/name", files)
+	w.must(request("one", "org/name", of("one")))
+	told := p.of("one", "BallastSourceFailed")
+	if len(told) != 1 || len(told[0]) > 1024 {
+		t.Fatalf("told %q", told)
+	}
+	contains(t, told[0], text, "hub is next")
+	contains(t, fmt.Sprint(p.of("one", "BallastFetched")), "pvc passed over for 3 files: cannot be read")
+}
+
+// Everything is here but the Hub: no credential, and no look at who may read, is needed.
+func TestWhatAnotherSourceHasNeedsNoHub(t *testing.T) {
+	for name, tenant := range map[string]struct {
+		token  string
+		opened bool
+	}{
+		"anonymously":            {"", false},
+		"with a token":           {"owner", false},
+		"of an opened namespace": {"", true},
+	} {
+		for _, lent := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, node's token %t", name, lent), func(t *testing.T) {
+				files := small(1)
+				w := newWorld(t).before(agent.NewShelf("pvc", files))
+				w.cfg.RefMaxAge = time.Nanosecond
+				if lent {
+					w.lend("node")
+				}
+				if tenant.opened {
+					w.cfg.Open = []agent.Opening{{Repos: "org/name", Namespaces: []string{"default"}}}
+				}
+				w.start()
+				w.hub.AddToken("owner")
+				commit := w.hub.AddRepo("org/name", files)
+				if tenant.token != "" {
+					w.hub.SetPrivate("org/name", "owner")
+				}
+				req := request("one", "org/name", of("one"), token(tenant.token), at(commit))
+				_, err := w.Listing(t.Context(), agent.Caller{Token: req.Token, Pod: req.Pod}, req.Repo, req.Ref)
+				must(t, err)
+				hang := make(chan struct{})
+				defer close(hang)
+				asked := w.record(func(string, http.ResponseWriter, *http.Request) bool { <-hang; return true })
+				ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+				defer cancel()
+				m, err := w.Acquire(ctx, req)
+				must(t, err)
+				w.sees(m, files)
+				if list := asked.take(); len(list) != 0 {
+					t.Errorf("the Hub was asked %q", list)
+				}
+			})
+		}
+	}
+}
+
+// A look at the Hub for the node's token is its trouble, not that of those who can do without.
+func TestTheNodesTokenHoldsUpNothingThatComesAnonymously(t *testing.T) {
+	files := small(1)
+	w := newWorld(t).lend("node").before(agent.NewShelf("pvc", without(files, other)))
+	w.cfg.RefMaxAge = time.Nanosecond
+	w.start()
+	commit := w.hub.AddRepo("org/name", files)
+	req := request("one", "org/name", at(commit))
+	_, err := w.Listing(t.Context(), agent.Caller{}, req.Repo, req.Ref)
+	must(t, err)
+	asked := w.record(func(who string, rw http.ResponseWriter, r *http.Request) bool {
+		if r.Method == http.MethodHead {
+			rw.WriteHeader(http.StatusServiceUnavailable)
+		}
+		return r.Method == http.MethodHead
+	})
+	w.sees(w.must(req), files)
+	list := asked.take()
+	if len(by("node", list)) != 0 || !slices.ContainsFunc(list, isContent) {
+		t.Errorf("the Hub was asked %q", list)
+	}
+}
