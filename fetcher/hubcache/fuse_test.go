@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -26,10 +27,15 @@ type fuse struct {
 
 	mu     sync.Mutex // guards all below
 	nodes  []string   // the path of node i+1
-	fails  map[uint32]syscall.Errno
-	hangs  map[uint32]bool
+	faults map[uint32]fault
 	held   [][]byte // requests that hang
 	served map[uint32]int
+}
+
+// fault is what is done to requests of a kind about what is named so, or about anything.
+type fault struct {
+	name  string
+	errno syscall.Errno // 0: they hang
 }
 
 // Kinds of request (include/uapi/linux/fuse.h).
@@ -54,7 +60,7 @@ func serveFuse(t *testing.T, dir string) *fuse {
 		t.Skipf("a file system that hangs needs FUSE: /dev/fuse: %v", err)
 	}
 	s := &fuse{dir: t.TempDir(), nodes: []string{dir}, ended: make(chan struct{}),
-		fails: map[uint32]syscall.Errno{}, hangs: map[uint32]bool{}, served: map[uint32]int{}}
+		faults: map[uint32]fault{}, served: map[uint32]int{}}
 	options := fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0,allow_other", fd)
 	if err := unix.Mount("ballast-test", s.dir, "fuse", unix.MS_NOSUID|unix.MS_NODEV, options); err != nil {
 		unix.Close(fd)
@@ -73,18 +79,14 @@ func serveFuse(t *testing.T, dir string) *fuse {
 	return s
 }
 
-// hang leaves requests of this kind without an answer, until let.
-func (s *fuse) hang(kind uint32) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.hangs[kind] = true
-}
+// hang leaves requests of this kind, about this file or any, without an answer until let.
+func (s *fuse) hang(kind uint32, name ...string) { s.fail(kind, 0, name...) }
 
-// fail answers requests of this kind with err.
-func (s *fuse) fail(kind uint32, err syscall.Errno) {
+// fail answers such requests with errno.
+func (s *fuse) fail(kind uint32, errno syscall.Errno, name ...string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.fails[kind] = err
+	s.faults[kind] = fault{strings.Join(name, ""), errno}
 }
 
 // let answers all that hang.
@@ -92,7 +94,7 @@ func (s *fuse) let() {
 	s.mu.Lock()
 	held := s.held
 	s.held = nil
-	clear(s.hangs)
+	clear(s.faults)
 	s.mu.Unlock()
 	for _, request := range held {
 		s.handle(request)
@@ -131,13 +133,18 @@ func (s *fuse) serve() {
 // handle answers one request, whose header is length, kind, id and node.
 func (s *fuse) handle(request []byte) {
 	kind := binary.LittleEndian.Uint32(request[4:])
+	node := binary.LittleEndian.Uint64(request[16:])
 	s.mu.Lock()
-	if s.hangs[kind] {
+	fault, faulty := s.faults[kind]
+	if faulty = faulty && (fault.name == "" || filepath.Base(s.nodes[node-1]) == fault.name); faulty && fault.errno == 0 {
 		s.held = append(s.held, request)
 		s.mu.Unlock()
 		return
 	}
-	errno := s.fails[kind]
+	errno := fault.errno
+	if !faulty {
+		errno = 0
+	}
 	s.served[kind]++
 	s.mu.Unlock()
 	if kind == 2 || kind == 36 || kind == 42 { // forget, interrupt, batch_forget: have no answer
@@ -145,7 +152,7 @@ func (s *fuse) handle(request []byte) {
 	}
 	var out []byte
 	if errno == 0 {
-		out, errno = s.answer(kind, s.path(binary.LittleEndian.Uint64(request[16:])), request[40:])
+		out, errno = s.answer(kind, s.path(node), request[40:])
 	}
 	reply := le(nil, uint32(16+len(out)), int32(-errno), binary.LittleEndian.Uint64(request[8:]))
 	_, _ = s.device.Write(append(reply, out...)) // ENOENT: nobody waits any more

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/ballast-csi/ballast/fetcher"
 )
 
@@ -24,6 +26,21 @@ type layout struct {
 }
 
 func newLayout(t testing.TB) layout { return layout{t, t.TempDir()} }
+
+// inMemory makes a layout on a file system in memory: what runs here writes gigabytes.
+func inMemory(t *testing.T) layout {
+	t.Helper()
+	l := newLayout(t)
+	if err := unix.Mount("ballast-test", l.dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(l.dir, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	return l
+}
 
 // path is the whole path of name in the folder of repo; its directory is there.
 func (l layout) path(repo, name string) string {

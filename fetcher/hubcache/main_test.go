@@ -35,3 +35,10 @@ func must[T any](t testing.TB) func(T, error) T {
 		return v
 	}
 }
+
+func check(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}

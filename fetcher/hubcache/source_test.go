@@ -174,15 +174,15 @@ func TestWhatIsNotWholeIsAbsent(t *testing.T) {
 		make func(l layout)
 		says string
 	}{
-		"nothing":            {func(l layout) { l.path("org/name", "x") }, "is not there"},
-		"short":              {func(l layout) { l.write("org/name", blob, "conte") }, "has 5 bytes and not 7"},
-		"long":               {func(l layout) { l.write("org/name", file, "content and more") }, "has 16 bytes and not 7"},
-		"before 1.18":        {func(l layout) { l.write("org/name", blob+".incomplete", "content") }, "is being downloaded"},
-		"since 1.18":         {func(l layout) { l.write("org/name", blob+".0123abcd.incomplete", "content") }, "is being downloaded"},
-		"a link to nothing":  {func(l layout) { l.link("org/name", file, "../../"+blob) }, "is a link to nothing"},
-		"another's, arrives": {func(l layout) { l.write("org/name", "blobs/"+commitA+".incomplete", "") }, "is not there"},
-		"a loop":             {func(l layout) { l.link("org/name", blob, f.Digest.Hex()) }, "is a loop of links"},
-		"a directory":        {func(l layout) { l.path("org/name", blob+"/x") }, "is no regular file"},
+		"nothing":                 {func(l layout) { l.path("org/name", "x") }, "is not there"},
+		"short":                   {func(l layout) { l.write("org/name", blob, "conte") }, "has 5 bytes and not 7"},
+		"long":                    {func(l layout) { l.write("org/name", file, "content and more") }, "has 16 bytes and not 7"},
+		"before 1.18":             {func(l layout) { l.write("org/name", blob+".incomplete", "content") }, "is being downloaded"},
+		"since 1.18":              {func(l layout) { l.write("org/name", blob+".0123abcd.incomplete", "content") }, "is being downloaded"},
+		"a link to nothing":       {func(l layout) { l.link("org/name", file, "../../"+blob) }, "is a link to nothing"},
+		"another's, arrives":      {func(l layout) { l.write("org/name", "blobs/"+commitA+".incomplete", "") }, "is not there"},
+		"a loop":                  {func(l layout) { l.link("org/name", blob, f.Digest.Hex()) }, "is a loop of links"},
+		"a directory":             {func(l layout) { l.path("org/name", blob+"/x") }, "is no regular file"},
 		"a file as its directory": {func(l layout) { l.write("org/name", "snapshots", "") }, "is not what it should be"},
 	} {
 		t.Run(what, func(t *testing.T) {
