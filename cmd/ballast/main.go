@@ -57,7 +57,7 @@ func root() *cobra.Command {
 	cmd.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usageError{fmt.Errorf("%w (see %s --help)", err, c.CommandPath())}
 	})
-	cmd.AddCommand(prepareCommand(), agentCommand(), csiCommand(), probeCommand(), demoCommand())
+	cmd.AddCommand(prepareCommand(), agentCommand(), csiCommand(), probeCommand(), demoCommand(), manifestCommand(), serveCommand())
 	return cmd
 }
 
