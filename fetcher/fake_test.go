@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"sync"
 	"testing"
 	"time"
@@ -131,6 +132,14 @@ type fakeBody struct {
 	ctx  context.Context
 	r    io.Reader
 	done func()
+}
+
+// CloneTo is that of the reader, if it has one.
+func (b *fakeBody) CloneTo(dst *os.File, off int64) error {
+	if c, ok := b.r.(*cloneReader); ok {
+		return c.CloneTo(dst, off)
+	}
+	return errors.ErrUnsupported
 }
 
 func (b *fakeBody) Read(p []byte) (int, error) {

@@ -84,12 +84,16 @@ func (in *Ingest) Missing() []fetcher.Piece {
 }
 
 // WritePiece reads exactly p.Size bytes from r, to its end, and keeps them as p. On
-// an error, which wraps r's if that failed, p is still missing.
+// an error, which wraps r's if that failed, p is still missing. If r is a cloner, the
+// kernel may copy them.
 func (in *Ingest) WritePiece(p fetcher.Piece, r io.Reader) error {
 	if err := in.claim(p); err != nil {
 		return in.wrap(p, err)
 	}
-	sum, err := in.copyIn(p, r)
+	sum, err := in.cloneIn(p, r)
+	if errors.Is(err, errors.ErrUnsupported) {
+		sum, err = in.copyIn(p, r)
+	}
 	if err == nil && len(in.pieces) > 1 {
 		err = in.log.add(p.Index, sum)
 	}
