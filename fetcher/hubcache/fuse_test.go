@@ -154,6 +154,9 @@ func (s *fuse) handle(request []byte) {
 	if errno == 0 {
 		out, errno = s.answer(kind, s.path(node), request[40:])
 	}
+	if errno != 0 {
+		out = nil
+	}
 	reply := le(nil, uint32(16+len(out)), int32(-errno), binary.LittleEndian.Uint64(request[8:]))
 	_, _ = s.device.Write(append(reply, out...)) // ENOENT: nobody waits any more
 }

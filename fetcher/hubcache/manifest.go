@@ -71,7 +71,7 @@ func (c *Cache) tree(ctx context.Context, what string, f *folder, commit fetcher
 	}
 	r := c.reader(ctx, what, file)
 	defer r.Close()
-	files, err := parseTree(r)
+	files, err := parseTree(r, fetcher.MaxFiles)
 	if r.err != nil { // that the tree ends there is no news
 		return nil, r.err
 	}

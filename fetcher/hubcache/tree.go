@@ -1,7 +1,6 @@
 package hubcache
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -36,9 +35,9 @@ type treeEntry struct {
 
 // parseTree reads {"files": {path: entry}, "format_version": 1}, entry by entry. What
 // is no such thing is errNoTree; one that lists what no repository can hold, or more
-// than any that makes sense, is ErrMalformed.
-func parseTree(r io.Reader) ([]fetcher.File, error) {
-	p := &treeParser{}
+// than maxFiles, is ErrMalformed.
+func parseTree(r io.Reader, maxFiles int) ([]fetcher.File, error) {
+	p := &treeParser{maxFiles: maxFiles}
 	p.bounded = &bounded{r: r}
 	p.dec = json.NewDecoder(p.bounded)
 	err := p.parse()
@@ -58,12 +57,13 @@ func parseTree(r io.Reader) ([]fetcher.File, error) {
 }
 
 type treeParser struct {
-	bounded *bounded
-	dec     *json.Decoder
-	version string // of the format; "" as long as it is not known
-	listed  bool   // there was a list of files
-	files   []fetcher.File
-	bad     error // the first entry that no repository can hold
+	maxFiles int
+	bounded  *bounded
+	dec      *json.Decoder
+	version  string // of the format; "" as long as it is not known
+	listed   bool   // there was a list of files
+	files    []fetcher.File
+	bad      error // the first entry that no repository can hold
 }
 
 func (p *treeParser) parse() error {
@@ -106,8 +106,8 @@ func (p *treeParser) list() error {
 		return err
 	}
 	for n := 1; p.more(); n++ {
-		if n > fetcher.MaxFiles {
-			return fmt.Errorf("%w: it lists more than %d files", fetcher.ErrMalformed, fetcher.MaxFiles)
+		if n > p.maxFiles {
+			return fmt.Errorf("%w: it lists more than %d files", fetcher.ErrMalformed, p.maxFiles)
 		}
 		path, err := p.key()
 		if err != nil {
@@ -118,8 +118,7 @@ func (p *treeParser) list() error {
 			return err
 		}
 		var e treeEntry
-		d := json.NewDecoder(bytes.NewReader(value))
-		if err := d.Decode(&e); err != nil || e.Size == nil || e.BlobID == nil {
+		if err := json.Unmarshal(value, &e); err != nil || e.Size == nil || e.BlobID == nil {
 			return fmt.Errorf("the entry of %.300q is of another kind", path)
 		}
 		f, err := e.file(path)
