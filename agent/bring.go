@@ -197,10 +197,12 @@ func (a *Agent) nextAsker(f *flight) (by asker, asks bool, rest time.Time, err e
 }
 
 // askers says with which credentials to ask for w, in turn: where anyone may read, with
-// the node's first, whose rate limit is higher. a.mu is held.
+// the node's first, whose rate limit is higher. What a local Authority lists is read as the
+// node from no Hub: it would show what only some may read to whom that list was opened.
+// a.mu is held.
 func (f *flight) askers(w *waiter, token fetcher.Secret) []asker {
 	var node []asker
-	if !token.IsZero() {
+	if !token.IsZero() && !f.isLocal() {
 		node = []asker{{token, true}}
 	}
 	anonymous, own := asker{}, asker{cred: w.token}
