@@ -119,7 +119,7 @@ func (a *Agent) askHub(ctx context.Context, q query) (grant, error) {
 	if a.cfg.Hub == nil {
 		return grant{}, errNoHub
 	}
-	if met := a.standIns.lately(a.access.proofKey(q.who.Token, q.repo)); met != nil {
+	if met := a.standIns.lately(a.standInKey(q)); met != nil {
 		return grant{}, met
 	}
 	return a.await(ctx, q, nil)

@@ -194,6 +194,7 @@ func (a *Agent) compareOne(ctx context.Context, o store.Origin, c fetcher.Commit
 	if err != nil {
 		return err
 	}
+	a.standIns.forget(o.Repo) // it answers again
 	return a.judge(ctx, o, c, theirs)
 }
 

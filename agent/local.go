@@ -54,17 +54,27 @@ func (a *Agent) asksFirst(repo fetcher.Repo) string {
 // word is fresh neither is asked again. The zero value is ready.
 type standIns struct {
 	mu  sync.Mutex // guards met
-	met map[proofKey]standIn
+	met map[standInKey]standIn
 }
 
-// standIn is what a credential's question to the Hub met.
+// standInKey is a credential, a Repo, and the namespace to which a local Authority is opened.
+type standInKey struct {
+	proof     proofKey
+	namespace string
+}
+
+func (a *Agent) standInKey(q query) standInKey {
+	return standInKey{a.access.proofKey(q.who.Token, q.repo), q.who.Pod.Namespace}
+}
+
+// standIn is what the question to the Hub met.
 type standIn struct {
 	err   error
 	until time.Time
 }
 
 // lately returns what key's last question met, nil if it is to be asked.
-func (s *standIns) lately(key proofKey) error {
+func (s *standIns) lately(key standInKey) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if met := s.met[key]; time.Now().Before(met.until) {
@@ -74,7 +84,7 @@ func (s *standIns) lately(key proofKey) error {
 }
 
 // note has lately return err for d. While it does, nothing is noted anew.
-func (s *standIns) note(key proofKey, err error, d time.Duration) {
+func (s *standIns) note(key standInKey, err error, d time.Duration) {
 	now := time.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -82,22 +92,22 @@ func (s *standIns) note(key proofKey, err error, d time.Duration) {
 		return
 	}
 	if s.met == nil {
-		s.met = map[proofKey]standIn{}
+		s.met = map[standInKey]standIn{}
 	}
 	s.met[key] = standIn{err, now.Add(d)}
 }
 
 // forget has everybody's next question about repo asked.
 func (s *standIns) forget(repo fetcher.Repo) {
-	s.drop(func(key proofKey, _ standIn) bool { return key.repo == repo })
+	s.drop(func(key standInKey, _ standIn) bool { return key.proof.repo == repo })
 }
 
 // prune drops what can no longer count.
 func (s *standIns) prune(now time.Time) {
-	s.drop(func(_ proofKey, met standIn) bool { return !now.Before(met.until) })
+	s.drop(func(_ standInKey, met standIn) bool { return !now.Before(met.until) })
 }
 
-func (s *standIns) drop(which func(proofKey, standIn) bool) {
+func (s *standIns) drop(which func(standInKey, standIn) bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	maps.DeleteFunc(s.met, which)
@@ -114,7 +124,7 @@ func (a *Agent) authoriseLocally(ctx context.Context, q query, need need, asking
 	for _, l := range a.cfg.Authorities {
 		g, err := a.authoriseBy(ctx, q, need, l)
 		if err == nil {
-			a.standIns.note(a.access.proofKey(q.who.Token, q.repo), asking, a.cfg.RefMaxAge)
+			a.standIns.note(a.standInKey(q), asking, a.cfg.RefMaxAge)
 			g.hub = asking
 			says := fmt.Sprintf("%s says %s is %s", l.Name(), q.ref, g.commit)
 			g.notice = a.without(asking) + "; " + cmp.Or(g.notice, says)
@@ -125,6 +135,7 @@ func (a *Agent) authoriseLocally(ctx context.Context, q query, need need, asking
 		}
 		unknown.Local = append(unknown.Local, err)
 	}
+	a.standIns.forget(q.repo) // none does: the Hub is asked next time
 	return grant{}, unknown
 }
 

@@ -5,17 +5,20 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 	"testing"
 
+	"github.com/ballast-csi/ballast/agent"
 	"github.com/ballast-csi/ballast/agent/store/storetest"
 	"github.com/ballast-csi/ballast/fetcher"
 )
 
 // local is an Authority and a Source in memory, as a shared cache is: what it says it has.
 type local struct {
-	name string
-	t    testing.TB
+	name  string
+	t     testing.TB
+	plain bool // all is named by sha256
 
 	mu    sync.Mutex // guards what follows
 	refs  map[string]fetcher.Commit
@@ -23,6 +26,7 @@ type local struct {
 	bytes map[fetcher.Digest][]byte
 	err   error // what everything is answered with, if set
 	asked []string
+	held  chan struct{} // what is no config.json is given once it is closed
 }
 
 func newLocal(t testing.TB, name string) *local {
@@ -38,7 +42,7 @@ func (l *local) holds(repo, commit string, files map[string][]byte) {
 	must(l.t, err)
 	c, err := fetcher.ParseCommit(commit)
 	must(l.t, err)
-	m := storetest.Manifest(l.t, r, c, files, func(path string) bool { return len(files[path]) > 1024 })
+	m := storetest.Manifest(l.t, r, c, files, func(path string) bool { return l.plain || len(files[path]) > 1024 })
 	m.Authority = l.name
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -49,11 +53,31 @@ func (l *local) holds(repo, commit string, files map[string][]byte) {
 	}
 }
 
+// with has the agent ask l beside the Hub, and opens what it says to the namespace team.
+func (w *world) with(l *local) *world {
+	w.cfg.Open = append(w.cfg.Open, agent.Opening{Authority: l.name, Namespaces: []string{"team"}})
+	w.edit = func(c *agent.Config) {
+		c.Authorities = []fetcher.Authority{l}
+		c.Sources = append([]fetcher.Source{l}, c.Sources...)
+	}
+	return w
+}
+
+func commitAll(digit rune) string { return strings.Repeat(string(digit), 40) }
+
 // fails has l answer everything with err from now on; nil mends it.
 func (l *local) fails(err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.err = err
+}
+
+// hold has l give nothing but config.json until release is called.
+func (l *local) hold() (release func()) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.held = make(chan struct{})
+	return func() { close(l.held) }
 }
 
 // take returns what was asked since it was last called.
@@ -110,7 +134,17 @@ func (l *local) Manifest(_ context.Context, rev fetcher.Revision, cred fetcher.S
 	return nil, fmt.Errorf("%s: %s: %w", l.name, rev, fetcher.ErrRevisionNotFound)
 }
 
-func (l *local) Open(_ context.Context, _ fetcher.Revision, f fetcher.File, _ fetcher.Secret) (fetcher.Object, error) {
+func (l *local) Open(ctx context.Context, _ fetcher.Revision, f fetcher.File, _ fetcher.Secret) (fetcher.Object, error) {
+	l.mu.Lock()
+	held := l.held
+	l.mu.Unlock()
+	if held != nil && f.Path.String() != "config.json" {
+		select {
+		case <-held:
+		case <-ctx.Done():
+			return nil, &fetcher.UnreachableError{Err: ctx.Err()}
+		}
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if data, ok := l.bytes[f.Digest]; ok {
