@@ -119,6 +119,7 @@ func (e *DisputedError) Error() string {
 func refuse(req Request, err error) error {
 	var mismatch *fetcher.MismatchError
 	var unknown *UnknownError
+	var tried *fetcher.SourcesError
 	advice := ""
 	switch {
 	case errors.As(err, new(*DisputedError)):
@@ -126,6 +127,11 @@ func refuse(req Request, err error) error {
 			"pods that run keep what they have, and a new pod is given what the Hub says"
 	case errors.As(err, &unknown):
 		advice = unknown.advice(req)
+	case errors.As(err, &mismatch):
+		advice = "nothing of it was kept or mounted, and the next try fetches it again; if that fails too, " +
+			"the bytes are damaged at " + mismatch.Source + " or on the way"
+	case errors.Is(err, ErrNoSource) || errors.As(err, &tried) && len(tried.Tried) > 1: // whatever one said of its own token
+		advice = "mend what keeps a source from giving it, or configure one more that has it (sources:)"
 	case errors.As(err, new(*NotOpenedError)):
 		advice = "an open: rule of the operator's that names this authority, or this repository, and this namespace would help"
 	case errors.Is(err, fetcher.ErrGated) && !req.Token.IsZero():
@@ -151,9 +157,6 @@ func refuse(req Request, err error) error {
 		advice = "check the include and exclude attributes"
 	case errors.Is(err, fetcher.ErrMalformed) || errors.Is(err, fetcher.ErrEntryNotFound):
 		advice = "the repository cannot be used as it is; ask whoever keeps it, or choose another revision"
-	case errors.As(err, &mismatch):
-		advice = "nothing of it was kept or mounted, and the next try fetches it again; if that fails too, " +
-			"the bytes are damaged at " + mismatch.Source + " or on the way"
 	case errors.Is(err, store.ErrPinned):
 		advice = "a volume cannot change what it shows: make a new pod"
 	case errors.Is(err, store.ErrTooLarge):

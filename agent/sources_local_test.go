@@ -123,6 +123,22 @@ func TestWithoutAHubWhatNoSourceHasIsRefused(t *testing.T) {
 	contains(t, refused.Error(), other)
 }
 
+// No tenant's token is any good to Model Express.
+func TestWhatNoSourceGivesIsTheOperatorsToMend(t *testing.T) {
+	files := small(1)
+	pvc, mx := agent.NewShelf("pvc", without(files, other)), agent.NewShelf("modelexpress", files)
+	mx.Trouble(fetcher.ErrBadToken)
+	w := newWorld(t)
+	w.beside(strings.Repeat("c", 40), files, pvc)
+	w.edit = func(c *agent.Config) { c.Hub, c.Sources = nil, []fetcher.Source{pvc, mx} }
+	w.start()
+	refused := w.refused(request("one", "org/name", of("one")), fetcher.ErrBadToken)
+	contains(t, refused.Error(), other, "pvc: ", "modelexpress: ", "token is not valid", "(sources:)")
+	if strings.Contains(refused.Advice, "Secret") {
+		t.Errorf("the tenant is told to %s", refused.Advice)
+	}
+}
+
 func TestWhatIsKeptFromTheHubNeedsAnotherSource(t *testing.T) {
 	files := small(1)
 	w := newWorld(t)
@@ -131,7 +147,7 @@ func TestWhatIsKeptFromTheHubNeedsAnotherSource(t *testing.T) {
 	w.edit = nil // the Hub alone
 	w.start()
 	w.hub.AddRepo("org/name", files)
-	w.refused(request("one", "org/name", of("one")), agent.ErrNoSource)
+	contains(t, w.refused(request("one", "org/name", of("one")), agent.ErrNoSource).Advice, "(sources:)")
 	if n := len(w.hub.Requests()); n != 0 {
 		t.Errorf("the Hub was asked %d times", n)
 	}
