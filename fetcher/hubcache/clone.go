@@ -15,8 +15,8 @@ import (
 // ctx is seen between two.
 const copyStep = 16 << 20
 
-// local is where a copy inside the kernel may go from: disks of this machine, which
-// answer or fail. xfs and btrfs share the bytes (a reflink), ext4 copies them.
+// local are the file systems within which the kernel may copy: disks of this machine,
+// which answer or fail. xfs and btrfs share the bytes (a reflink), ext4 copies them.
 var local = []uint32{unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC, unix.EXT4_SUPER_MAGIC}
 
 // CloneTo has the kernel copy the whole range into dst at off, without a byte of it

@@ -26,34 +26,34 @@ func whoMay(base, name, tree string) error {
 		groups = append(groups, gid)
 	}
 	slices.Sort(groups)
-	us := reader{uid: os.Geteuid(), groups: groups}
+	us := user{uid: os.Geteuid(), groups: groups}
 	return fmt.Errorf("%w: we are user %d of groups %v, and %s is %d:%d with mode %#o: %s", ErrUnreadable,
 		us.uid, us.groups, printable(at), stat.Uid, stat.Gid, stat.Mode&0o7777, us.help(tree, stat))
 }
 
-// reader is who reads.
-type reader struct {
+// user is who reads.
+type user struct {
 	uid    int
 	groups []int
 }
 
-// help says what would let r read what stat describes, which is of tree.
-func (r reader) help(tree string, stat unix.Stat_t) string {
+// help says what would let u read what stat describes, which is of tree.
+func (u user) help(tree string, stat unix.Stat_t) string {
 	want := uint32(4) // r of a file
 	if stat.Mode&unix.S_IFMT == unix.S_IFDIR {
 		want = 5 // r and x of a directory
 	}
 	group := int(stat.Gid)
 	groupMay := stat.Mode>>3&want == want
-	member := slices.Contains(r.groups, group)
+	member := slices.Contains(u.groups, group)
 	opened := fmt.Sprintf("chmod -R g+rX %s", printable(tree))
 	joined := fmt.Sprintf("supplementalGroups: [%d] on the agent's pod", group)
 	switch {
-	case int(stat.Uid) == r.uid && stat.Mode>>6&want == want,
-		int(stat.Uid) != r.uid && member && groupMay,
-		int(stat.Uid) != r.uid && !member && stat.Mode&want == want:
+	case int(stat.Uid) == u.uid && stat.Mode>>6&want == want,
+		int(stat.Uid) != u.uid && member && groupMay,
+		int(stat.Uid) != u.uid && !member && stat.Mode&want == want:
 		return "its mode would let us, so the file server refuses it (an access list, root_squash)"
-	case int(stat.Uid) == r.uid:
+	case int(stat.Uid) == u.uid:
 		return fmt.Sprintf("no group helps, as we own it: chmod -R u+rX %s", printable(tree))
 	case member:
 		return "no group helps, as it is not readable by its own: " + opened

@@ -119,7 +119,7 @@ func publicCopy(t *testing.T) string {
 }
 
 func TestHelpFitsWhoReads(t *testing.T) {
-	us := reader{uid: 65532, groups: []int{5, 65532}}
+	us := user{uid: 65532, groups: []int{5, 65532}}
 	for what, c := range map[string]struct {
 		stat unix.Stat_t
 		says string
