@@ -74,29 +74,31 @@ func TestPodsStartWithoutAnyAPIAccess(t *testing.T) {
 // withAgent has the agent run as edit says until the test ends.
 func (w *world) withAgent(t *testing.T, edit func(*appsv1.DaemonSet)) {
 	t.Helper()
-	change := func(ctx context.Context, edit func(*appsv1.DaemonSet)) {
-		t.Helper()
-		sets := w.client.AppsV1().DaemonSets("ballast")
-		ds, err := sets.Get(ctx, "ballast-agent", metav1.GetOptions{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		edit(ds)
-		if _, err := sets.Update(ctx, ds, metav1.UpdateOptions{}); err != nil {
-			t.Fatal(err)
-		}
-		if err := w.run(ctx, "-n", "ballast", "rollout", "status", "--timeout=2m", "daemonset/ballast-agent"); err != nil {
-			t.Fatal(err)
-		}
-	}
 	var was appsv1.DaemonSet
-	change(t.Context(), func(ds *appsv1.DaemonSet) {
+	w.rollAgent(t.Context(), t, func(ds *appsv1.DaemonSet) {
 		ds.DeepCopyInto(&was)
 		edit(ds)
 	})
 	t.Cleanup(func() {
-		change(context.Background(), func(ds *appsv1.DaemonSet) { ds.Spec.Template = was.Spec.Template })
+		w.rollAgent(context.Background(), t, func(ds *appsv1.DaemonSet) { ds.Spec.Template = was.Spec.Template })
 	})
+}
+
+// rollAgent changes what the agent's pod is, and returns when there is the new one.
+func (w *world) rollAgent(ctx context.Context, t *testing.T, edit func(*appsv1.DaemonSet)) {
+	t.Helper()
+	sets := w.client.AppsV1().DaemonSets("ballast")
+	ds, err := sets.Get(ctx, "ballast-agent", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	edit(ds)
+	if _, err := sets.Update(ctx, ds, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.run(ctx, "-n", "ballast", "rollout", "status", "--timeout=2m", "daemonset/ballast-agent"); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // withoutRights takes all rights from the agent's account until the test ends.

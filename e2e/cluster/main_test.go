@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"syscall"
 	"testing"
 
@@ -65,6 +66,9 @@ const (
 	imageFile = ".tar"
 )
 
+// program is Ballast itself, in the work directory, for what people run by hand.
+const program = "ballast"
+
 // prepare builds what runs on the node into dir.
 func prepare(ctx context.Context, dir string, w io.Writer) error {
 	if _, err := node.Build(ctx, "../kubernetes", w); err != nil {
@@ -80,6 +84,9 @@ func prepare(ctx context.Context, dir string, w io.Writer) error {
 		g.Go(func() error { return oci.WriteBallast(ctx, archive(dir, image), registry+image, "../..", image) })
 	}
 	g.Go(func() error { return hub.Build(ctx, filepath.Join(dir, "hfd")) })
+	g.Go(func() error {
+		return oci.Program{Module: "../..", Package: "./cmd/ballast", Version: oldImage}.Compile(ctx, runtime.GOARCH, filepath.Join(dir, program))
+	})
 	return g.Wait()
 }
 
