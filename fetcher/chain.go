@@ -100,33 +100,44 @@ func (c *chain) first() int {
 
 // ask gives s its turn.
 func (c *chain) ask(s Source) error {
-	t := &turn{source: s, last: true}
-	for _, other := range c.left {
-		if c.gaveUp(other) == nil {
-			t.last = false
-			t.spare = t.spare || !c.rested[s.Name()] && !c.memory.resting(other.Name())
+	t := &turn{source: s, others: slices.Clone(c.left), insist: c.rested[s.Name()]}
+	if !t.insist && c.isSpare(t) {
+		probe, ok := c.memory.admit(s.Name())
+		if !ok {
+			return errRests
+		}
+		if probe {
+			t.insist = true
+			defer c.memory.unsure(s.Name()) // unless it is known by then
 		}
 	}
 	var err error
-	t.object, err = s.Open(c.begin, c.Revision, c.file, c.Credential)
-	if err == nil {
+	if t.object, err = s.Open(c.begin, c.Revision, c.file, c.Credential); err == nil {
 		c.turns, c.current = append(c.turns, t), append(c.current, t)
 		_, t.sequential = t.object.(Sequential)
 		err = c.queue.through(c.task, t)
+	} else if c.begin.Err() == nil {
+		c.heed(t, err)
 	}
 	if err != nil && c.begin.Err() != nil {
 		_ = c.queue.settled(c.task) // what has come is kept
 		return errStopped
 	}
-	if Unreachable(err) && !t.gave.Load() {
-		c.memory.rest(s.Name())
-	}
 	return err
+}
+
+// isSpare reports whether another Source can be asked instead, and does not rest.
+func (r *run) isSpare(by *turn) bool {
+	return slices.ContainsFunc(by.others, func(s Source) bool { return r.gaveUp(s) == nil && !r.memory.resting(s.Name()) })
+}
+
+// isLast reports whether no other Source can be asked.
+func (r *run) isLast(by *turn) bool {
+	return !slices.ContainsFunc(by.others, func(s Source) bool { return r.gaveUp(s) == nil })
 }
 
 // pass passes s over for this file.
 func (c *chain) pass(s Source, err error) {
-	c.heed(s, err)
 	p := Passed{Source: s.Name(), File: c.file, Why: reasonOf(err), Err: err}
 	if i := c.first(); i >= 0 {
 		p.Next = c.left[i].Name()
@@ -176,9 +187,9 @@ func (c *chain) dropped(mismatch *MismatchError, gave []*turn) error {
 	case len(missing) == 0:
 		mismatch.Source = "the manifest"
 		return fmt.Errorf("%w: %w: an empty file has one digest", err, ErrMalformed)
-	case held > 0: // it may be what was held: all that is to be had is tried again, whole
-		for _, t := range gave {
-			c.left = append(c.left, t.source)
+	case held > 0: // which may be what is wrong: those who gave the rest are to give all
+		for _, t := range slices.Backward(gave) {
+			c.left = slices.Insert(c.left, 0, t.source)
 		}
 		return nil
 	}

@@ -31,15 +31,16 @@ type mark struct {
 type backoff struct {
 	until  time.Time
 	length time.Duration
+	probed bool // over; somebody tries how it is now, until then
 }
 
 // more is the backoff after one more trouble. What comes while it lasts is the same trouble.
 func (b backoff) more(now time.Time, first, longest time.Duration) backoff {
-	if now.Before(b.until) {
+	if now.Before(b.until) && !b.probed {
 		return b
 	}
 	length := min(max(first, 2*b.length), longest)
-	return backoff{now.Add(length), length}
+	return backoff{until: now.Add(length), length: length}
 }
 
 // mark notes that the bytes of these Sources, which only one of them need have spoilt, did
@@ -88,6 +89,33 @@ func (m *memory) wake(s string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	delete(m.rests, s)
+}
+
+// admit reports whether s, which others can be asked for instead, may be asked. The first
+// to come after a rest is a probe; the next may ask when it has shown that s gives bytes.
+func (m *memory) admit(s string) (probe, ok bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	now := time.Now()
+	b, rested := m.rests[s]
+	switch {
+	case !rested:
+		return false, true
+	case now.Before(b.until):
+		return false, false
+	}
+	b.until, b.probed = now.Add(longestRest), true
+	m.rests[s] = b
+	return true, true
+}
+
+// unsure ends a probe that showed neither: the next to come is one.
+func (m *memory) unsure(s string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if b := m.rests[s]; b.probed {
+		m.rests[s] = backoff{until: time.Now(), length: b.length}
+	}
 }
 
 // resting reports whether s rests.

@@ -114,7 +114,10 @@ type SourcesError struct {
 }
 
 func (e *SourcesError) Error() string {
-	if len(e.Tried) == 1 {
+	switch len(e.Tried) {
+	case 0:
+		return fmt.Sprintf("there is no source for %s", e.File.Path)
+	case 1:
 		return e.Tried[0].Err.Error()
 	}
 	var b strings.Builder

@@ -64,8 +64,13 @@ type ask struct {
 
 // fakeSource serves files from memory. Hooks change what a test is about.
 type fakeSource struct {
-	content map[string][]byte // by path
+	name    string
+	content map[string][]byte // by path; what is not there is absent
 	started time.Time
+	// open may end an Open with an error, or wait.
+	open func(ctx context.Context, path string) error
+	// sequential says that its Objects are.
+	sequential bool
 	// each may end a request with an error, or replace its reader.
 	each func(ctx context.Context, a ask, r io.Reader) (io.Reader, error)
 
@@ -77,20 +82,36 @@ type fakeSource struct {
 }
 
 func newSource(content map[string][]byte) *fakeSource {
-	return &fakeSource{content: content, started: time.Now(), opened: map[string]int{}}
+	return &fakeSource{name: "fake", content: content, started: time.Now(), opened: map[string]int{}}
 }
 
-func (s *fakeSource) Name() string { return "fake" }
+func (s *fakeSource) Name() string { return s.name }
 
-func (s *fakeSource) Open(_ context.Context, _ fetcher.Revision, f fetcher.File, cred fetcher.Secret) (fetcher.Object, error) {
+func (s *fakeSource) Open(ctx context.Context, _ fetcher.Revision, f fetcher.File, cred fetcher.Secret) (fetcher.Object, error) {
+	if s.open != nil {
+		if err := s.open(ctx, f.Path.String()); err != nil {
+			return nil, err
+		}
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if cred.Reveal() != "token" {
 		return nil, errors.New("the credential did not come through")
 	}
+	if _, ok := s.content[f.Path.String()]; !ok {
+		return nil, fmt.Errorf("%s at %s: %w", f.Path, s.name, fetcher.ErrAbsent)
+	}
 	s.opened[f.Path.String()]++
-	return &fakeObject{s, f}, nil
+	o := &fakeObject{s, f}
+	if s.sequential {
+		return sequentialObject{o}, nil
+	}
+	return o, nil
 }
+
+type sequentialObject struct{ *fakeObject }
+
+func (sequentialObject) Sequential() {}
 
 type fakeObject struct {
 	s *fakeSource

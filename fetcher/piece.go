@@ -61,8 +61,8 @@ func (r *run) piece(t *task, by *turn, p Piece) error {
 	case r.transfer.Err() != nil:
 		r.fail(body.err)
 	default:
-		r.heed(by.source, body.err) // before its worker takes another Piece
-		return body.err             // however the sink wrapped it
+		r.heed(by, body.err) // before its worker takes another Piece
+		return body.err      // however the sink wrapped it
 	}
 	return errStopped
 }
@@ -75,7 +75,7 @@ func (r *run) unwanted(by *turn) error {
 	switch {
 	case by.gave.Load():
 		return nil
-	case by.spare && r.memory.resting(by.source.Name()):
+	case !by.insist && r.memory.resting(by.source.Name()) && r.isSpare(by):
 		return errRests
 	}
 	return r.gaveUp(by.source)
@@ -223,29 +223,32 @@ func (p *pieceReader) again(err error) error {
 	if limited != nil || errors.Is(err, ErrBusy) {
 		p.run.queue.narrow(p.turn.lane)
 	}
-	if !Transient(err) || p.tries >= p.turn.tries(err) || asked > longestRateLimit {
+	if !Transient(err) || p.tries >= p.run.triesOf(p.turn, err) || asked > longestRateLimit {
 		return err
 	}
 	wait := firstBackoff << (p.tries - 1)
 	wait += asked + time.Duration(rand.Int64N(int64(wait))) - wait/2 // half to one and a half
 	p.run.cfg.Log.Debug("a piece is tried again", zap.Stringer("revision", p.run.Revision),
 		zap.Stringer("path", p.file.Path), zap.Int("piece", p.piece.Index), zap.Duration("after", wait), zap.Error(err))
-	p.run.queue.reading(p.turn.lane, -1)
-	defer p.run.queue.reading(p.turn.lane, 1)
+	p.run.queue.leave(p.turn.lane)
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
+	stopped := false
 	select {
 	case <-timer.C:
-		return nil
 	case <-p.run.stopping:
+		stopped = true
+	}
+	if !p.run.queue.enter(p.turn.lane) || stopped {
 		return err
 	}
+	return nil
 }
 
-// tries is how often a Piece may fail, the last time by err.
-func (by *turn) tries(err error) int {
+// triesOf is how often a Piece may fail, the last time by err.
+func (r *run) triesOf(by *turn, err error) int {
 	switch {
-	case by.last:
+	case r.isLast(by):
 		return maxTries
 	case errors.Is(err, errStalled):
 		return 1

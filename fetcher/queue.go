@@ -25,8 +25,8 @@ type turn struct {
 	source     Source
 	object     Object
 	sequential bool
-	last       bool // there is no other Source to be asked
-	spare      bool // there is another one that does not rest
+	others     []Source // that can be asked after it
+	insist     bool     // it is asked whether it rests or not
 	gave       atomic.Bool
 
 	// The queue's mutex guards these.
@@ -40,6 +40,7 @@ type turn struct {
 // wider again as Pieces come. The queue's mutex guards it.
 type lane struct {
 	width, reading int
+	waiting        int // for a place, to ask again
 	came           int // Pieces since width changed
 	narrowed       time.Time
 }
@@ -171,7 +172,7 @@ func (q *queue) next() (t *task, by *turn, p Piece, ok bool) {
 
 // free reports whether one more Piece may come by the turn now.
 func (by *turn) free() bool {
-	return by.lane.reading < by.lane.width && !(by.sequential && by.reading > 0)
+	return by.lane.reading+by.lane.waiting < by.lane.width && !(by.sequential && by.reading > 0)
 }
 
 // finish ends the work on a Piece. With an error it is pending again, and no more come by
@@ -209,12 +210,25 @@ func (t *task) changed() {
 	}
 }
 
-// reading counts a reader in or out that waits to ask again.
-func (q *queue) reading(l *lane, n int) {
+// leave lets others have the place of a reader that waits to ask again.
+func (q *queue) leave(l *lane) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	l.reading += n
+	l.reading--
 	q.change.Broadcast()
+}
+
+// enter waits for a place again, before any Piece not begun yet; ok is false when the queue
+// has stopped.
+func (q *queue) enter(l *lane) (ok bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for l.waiting++; l.reading >= l.width && !q.stopped; {
+		q.change.Wait()
+	}
+	l.waiting--
+	l.reading++
+	return !q.stopped
 }
 
 // narrow has fewer read from a Source that asks for less.

@@ -108,14 +108,17 @@ func (r *run) tellPassed(p Passed) {
 	}
 }
 
-// heed gives up a Source whose answer is about the credential, its limit or the Revision:
-// it would answer the same for every other file.
-func (r *run) heed(s Source, err error) {
+// heed has a Source that cannot be reached rest, and gives up one whose answer is about the
+// credential, its limit or the Revision: it would answer the same for every other file.
+func (r *run) heed(by *turn, err error) {
 	var limited *RateLimitedError
-	if Denied(err) || errors.Is(err, ErrInsecure) ||
+	switch {
+	case Denied(err) || errors.Is(err, ErrInsecure) ||
 		errors.Is(err, ErrRevisionNotFound) && !errors.Is(err, ErrEntryNotFound) ||
-		errors.As(err, &limited) && limited.RetryAfter > longestRateLimit {
-		r.giveUp(s.Name(), err)
+		errors.As(err, &limited) && limited.RetryAfter > longestRateLimit:
+		r.giveUp(by.source.Name(), err)
+	case Unreachable(err) && !by.gave.Load():
+		r.memory.rest(by.source.Name())
 	}
 }
 

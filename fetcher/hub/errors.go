@@ -84,8 +84,12 @@ func (c *Client) statusError(ctx context.Context, q request, a *answer) error {
 			where = next.Scheme + "://" + next.Host
 		}
 		return unusable(q, fmt.Errorf("a redirect to %s", where))
+	case !a.home && status == http.StatusServiceUnavailable:
+		return &fetcher.UnreachableError{Err: fmt.Errorf("%s: %w: %s from %s", q.what, fetcher.ErrBusy, statusText(status), clean(a.url.Host, q.cred))}
 	case !a.home:
 		return unusable(q, fmt.Errorf("%s from %s", statusText(status), a.url.Host))
+	case status == http.StatusServiceUnavailable:
+		return &fetcher.UnreachableError{Err: fmt.Errorf("%s: %w: %s", q.what, fetcher.ErrBusy, detail)}
 	case !mayBeVerdict(status):
 		return &fetcher.UnreachableError{Err: fmt.Errorf("%s: %s", q.what, detail)}
 	case !said.hubs:

@@ -146,7 +146,7 @@ func askAll(t *testing.T, f func(http.ResponseWriter, *http.Request) bool) map[s
 func TestServerErrorsAreUnreachable(t *testing.T) {
 	for _, status := range []int{500, 502, 503, 504, 520, 408} {
 		for name, err := range askAll(t, answer(status, "")) {
-			if !fetcher.Unreachable(err) {
+			if !fetcher.Unreachable(err) || errors.Is(err, fetcher.ErrBusy) != (status == 503) {
 				t.Errorf("%s, %d: %v", name, status, err)
 			}
 		}

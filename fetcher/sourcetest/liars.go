@@ -14,7 +14,9 @@ func alone(t *testing.T, h Harness, few []Content, lie Lie, mayBeTrue bool) {
 	liar := few[slices.IndexFunc(few, func(c Content) bool { return c.Path.String() == "liar.bin" })]
 	h.Lies[lie](t, "liar.bin")
 	t.Run("its ranges", func(t *testing.T) { lyingRanges(t, h, liar, mayBeTrue) })
-	x := bring(t.Context(), t, h, few, h.Source)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*stall) // all five tries could take longer
+	defer cancel()
+	x := bring(ctx, t, h, few, h.Source)
 	_, came := x.sink.here["liar.bin"] // if so, its bytes are right
 	if came && !mayBeTrue || !came && x.err == nil {
 		t.Errorf("liar.bin came: %v, and the fetch says %v", came, x.err)
