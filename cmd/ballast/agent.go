@@ -40,7 +40,7 @@ func agentCommand() *cobra.Command {
 			return c.runAgent(cmd.Context(), places)
 		},
 	}
-	cmd.Flags().StringVar(&file, "config", "", "YAML file of all that an agent can be told; flags win over it. --print-config shows what there is")
+	cmd.Flags().StringVar(&file, "config", "", "YAML file of all that an agent can be told; flags win over it. --print-config shows what there is. With a - before its name it may be absent, as a ConfigMap that nobody made")
 	cmd.Flags().BoolVar(&printIt, "print-config", false, "print what counts, from the file, flags, environment and defaults, as such a file with a comment for each option, and start nothing")
 	settings.Register(cmd.Flags(), given)
 	return cmd

@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -134,17 +135,21 @@ func defaultConfig() *config {
 	}
 }
 
-// loadConfig is what file, unless "", and the flags of cmd say, which were registered for
+// loadConfig is what file, unless it is "", or is absent and begins with "-", and the flags of cmd say, which were registered for
 // given; it is whole and checked.
 func loadConfig(cmd *cobra.Command, file string, given *config) (*config, *settings.Places, error) {
 	c, places := defaultConfig(), settings.Defaults(given)
+	name, optional := strings.CutPrefix(file, "-")
 	if file != "" {
-		text, err := os.ReadFile(file)
-		if err != nil {
+		text, err := os.ReadFile(name)
+		switch {
+		case optional && errors.Is(err, os.ErrNotExist):
+		case err != nil:
 			return nil, nil, usageError{fmt.Errorf("--config: %w", err)}
-		}
-		if places, err = settings.Read(file, text, c); err != nil {
-			return nil, nil, usageError{err}
+		default:
+			if places, err = settings.Read(name, text, c); err != nil {
+				return nil, nil, usageError{err}
+			}
 		}
 	}
 	places.Override(cmd.Flags(), given, c)

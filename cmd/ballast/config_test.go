@@ -143,6 +143,24 @@ func TestFlagsWinOverTheFileAndTheFileOverTheEnvironment(t *testing.T) {
 	}
 }
 
+func TestAConfigFileMayBeAbsentOnlyIfThatIsSaid(t *testing.T) {
+	clean(t)
+	absent := filepath.Join(t.TempDir(), "config.yaml")
+	if out, err := ballast(t, "agent", "--print-config", "--config=-"+absent, "--log-level=warn"); err != nil || !strings.Contains(out, "logLevel: warn") {
+		t.Errorf("%s, %v", out, err)
+	}
+	if _, err := ballast(t, "agent", "--print-config", "--config="+absent); err == nil || !strings.Contains(err.Error(), "no such file") {
+		t.Error(err)
+	}
+	there := configFile(t, "logLevel: debug\n")
+	if out, err := ballast(t, "agent", "--print-config", "--config=-"+there); err != nil || !strings.Contains(out, "logLevel: debug") {
+		t.Errorf("%s, %v", out, err)
+	}
+	if _, err := ballast(t, "agent", "--print-config", "--config=-"+filepath.Join(there, "x")); err == nil {
+		t.Error("what is no absence is taken for one")
+	}
+}
+
 func TestTheChainWithoutSources(t *testing.T) {
 	names := func(c *config) (list string) {
 		for _, s := range c.Sources {

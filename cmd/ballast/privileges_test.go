@@ -117,6 +117,8 @@ func TestPodsSeeOfTheNodeNoMoreThanTheyNeed(t *testing.T) {
 			"/var/lib/ballast (DirectoryOrCreate) on /var/lib/ballast",
 			"/run/ballast (DirectoryOrCreate) on /run/ballast",
 			"/run/ballast-csi (DirectoryOrCreate) on /run/ballast-csi, read-only",
+			"ConfigMap ballast on /etc/ballast, read-only",
+			"ConfigMap ballast-manifests on /etc/ballast/manifests, read-only",
 		}},
 		{csi, []string{
 			"/var/lib/ballast (DirectoryOrCreate) on /var/lib/ballast, read-only",
@@ -143,6 +145,10 @@ func (s started) mounts() []string {
 	var all []string
 	for _, m := range s.in.VolumeMounts {
 		i := slices.IndexFunc(s.pod.Volumes, func(v corev1.Volume) bool { return v.Name == m.Name })
+		if i >= 0 && s.pod.Volumes[i].ConfigMap != nil && m.ReadOnly { // nothing of the node's
+			all = append(all, fmt.Sprintf("ConfigMap %s on %s, read-only", s.pod.Volumes[i].ConfigMap.Name, m.MountPath))
+			continue
+		}
 		if i < 0 || !reflect.DeepEqual(s.pod.Volumes[i].VolumeSource, corev1.VolumeSource{HostPath: s.pod.Volumes[i].HostPath}) || s.pod.Volumes[i].HostPath.Type == nil {
 			s.t.Errorf("%s: volume %s is no hostPath with a type", s.in.Name, m.Name)
 			continue
