@@ -106,7 +106,8 @@ const reasonDisputed = "BallastDisputed"
 var errUndecided = errors.New("digests of two kinds, of bytes that are not here")
 
 // difference says in what the Hub lists a commit otherwise than o's listing of it does: a
-// sentence, "" for nothing. theirs is nil if it knows no such commit.
+// sentence, "" for nothing. theirs is nil if it knows no such commit. Who reads that may not
+// be who may read the Hub's: so of what that lists, nothing is told.
 func (a *Agent) difference(ctx context.Context, o store.Origin, c fetcher.Commit, listing string, theirs *fetcher.Manifest) (string, error) {
 	name := a.nameOf(nil)
 	if theirs == nil {
@@ -132,11 +133,11 @@ func (a *Agent) difference(ctx context.Context, o store.Origin, c fetcher.Commit
 			return fmt.Sprintf("%s lists no %s", name, f.Path), nil
 		}
 		if same, err := a.sameBytes(f, other); err != nil || !same {
-			return fmt.Sprintf("%s lists another %s, of %d bytes and %s", name, f.Path, other.Size, other.Digest), err
+			return fmt.Sprintf("%s lists another %s", name, f.Path), err
 		}
 	}
-	if more := len(theirs.Files) - len(ours.Files); more > 0 { // of names that are not ours to tell
-		return fmt.Sprintf("%s lists %d files more", name, more), nil
+	if len(theirs.Files) > len(ours.Files) {
+		return name + " lists more files", nil
 	}
 	return "", nil
 }

@@ -85,7 +85,9 @@ func TestAPoisonedCacheNeverWinsOverTheHub(t *testing.T) {
 
 		w.hub.Down(true)
 		w.sees(w.must(unknown("stored")), files) // by what the Hub said
-		l.holds("org/other", other, poison(bad)) // in other words
+		lie := poison(bad)
+		lie["config.json"] = []byte("{}")
+		l.holds("org/other", other, lie)
 		hub := w.origin("org/other")
 		must(t, w.store.Identify(hub.Repo, hub.ID+"x")) // nothing is known of it any more
 		waiting := w.waits(unknown("offline"), 200*time.Millisecond)

@@ -1,7 +1,7 @@
 // Package agent is the core of Ballast: it decides who may have which Snapshot,
 // brings what is missing through one Flight per Snapshot, and hands out pinned
 // Views. A request goes one way: authorise (authorise.go; question.go, ask.go and
-// inquiry.go where the Authority must be asked) → a View that exists, or a Flight (flight.go, bring.go)
+// inquiry.go where the Hub must be asked, local.go where another Authority is) → a View that exists, or a Flight (flight.go, bring.go)
 // → the store → a Pin → the View's path. What is here is also served file by file
 // (library.go), by the same authorise.
 //
@@ -26,5 +26,11 @@
 //     ends with its last waiter; nobody joins a Flight that is ending;
 //   - a View's path leaves this package only after its Pin is durable;
 //   - files are selected once a Flight, in its own time; what is here is had without;
+//   - a local Authority (a manifest file, a shared cache) has a word only where the Hub has
+//     none for this caller, or of a Repo that is bound to it; only for whom the operator
+//     opened it, and all others learn nothing of it, nor wait for it (local.go). It is given
+//     no token. What it said is compared with the Hub as soon as that answers, but for bound
+//     Repos, about which the Hub is never asked (compare.go); what the Hub contradicts is
+//     given to no new Volume, for good (dispute.go);
 //   - a token lives in a fetcher.Secret, and proofs are kept by a keyed hash of it.
 package agent

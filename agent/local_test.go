@@ -26,12 +26,13 @@ type local struct {
 	bytes map[fetcher.Digest][]byte
 	err   error // what everything is answered with, if set
 	asked []string
-	held  chan struct{} // what is no config.json is given once it is closed
+	given map[string]int // by path, how often the bytes were asked for
+	held  chan struct{}  // what is no config.json is given once it is closed
 }
 
 func newLocal(t testing.TB, name string) *local {
 	return &local{
-		name: name, t: t, refs: map[string]fetcher.Commit{}, lists: map[fetcher.Revision]*fetcher.Manifest{}, bytes: map[fetcher.Digest][]byte{},
+		name: name, t: t, refs: map[string]fetcher.Commit{}, lists: map[fetcher.Revision]*fetcher.Manifest{}, bytes: map[fetcher.Digest][]byte{}, given: map[string]int{},
 	}
 }
 
@@ -148,6 +149,7 @@ func (l *local) Open(ctx context.Context, _ fetcher.Revision, f fetcher.File, _ 
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if data, ok := l.bytes[f.Digest]; ok {
+		l.given[f.Path.String()]++
 		return localObject{data}, l.err
 	}
 	return nil, fmt.Errorf("%s: %s: %w", l.name, f.Path, fetcher.ErrAbsent)

@@ -4,10 +4,11 @@
 //
 // It must never know about HTTP or Kubernetes, nor who may have what: it records
 // through which Origins a Blob's bytes came and leaves the decision to the agent. An
-// Origin is a Repo with the id that its Authority knows it by. Whatever is recorded of a
-// Repo is recorded of an Origin, so that whoever registers its name anew inherits
-// nothing: once another id is on record (Identify, one write) nothing of the old one is
-// found under that name.
+// Origin is a Repo with the id that the Hub knows it by, or as a local Authority knows it.
+// Whatever is recorded of a Repo is recorded of an Origin, so that what one Authority said
+// never counts as another's, and whoever registers a name anew inherits nothing: once
+// another id is on record (Identify, one write) nothing of the old one is found under that
+// name.
 //
 // On disk (layout version 1):
 //
@@ -17,9 +18,10 @@
 //	sums/<algo>/<aa>/<hex>        xxhash64 a Piece, 8 bytes little endian each (none for a file of one Piece)
 //	ingests/<algo>-<hex>-<hash>/  data + journal; hash is of an Origin: bytes are never shared between them on their way in
 //	ingests/<algo>-<hex>-<hash>   the data itself, of a file of one Piece: no journal
-//	manifests/<kind>/<org--name>/<commit>.json   with the id of the Origin that listed it
+//	manifests/<kind>/<org--name>/<commit>.json   with the id of the Origin that listed it ("<org--name>+<authority>" if a local one did)
 //	refs/<kind>/<org--name>.json  the Repo's id; each Ref's last commit, when and by which Authority; when it was proved public
-//	origins/<kind>/<org--name>@<id>   the Digests whose bytes came through the Origin, one a line, append-only ("@<id>" only if it has one)
+//	refs/<kind>/<org--name>+<authority>.json   a local Authority's Refs; what it listed at each commit, and how that compares with the Hub
+//	origins/<kind>/<org--name>@<id>   the Digests whose bytes came through the Origin, one a line, append-only ("@<id>" only if it has one; "+<authority>" in its place for a local one)
 //	views/<id>/view.json          what the View is
 //	views/<id>/root/              hard links into blobs: what is mounted
 //	views/<id>.partial/           the same on its way in, or out

@@ -1,12 +1,14 @@
 package store_test
 
 import (
+	"encoding/json"
 	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -148,6 +150,41 @@ func TestWhatOnlyTheHubCanTellIsNotRecordedOfALocalAuthority(t *testing.T) {
 	}
 	if _, err := s.Manifest(localA, commit1); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("there is %v", err)
+	}
+}
+
+func TestCheckStoreFindsWhatOnlyTheHubCanTellInALocalRecord(t *testing.T) {
+	for name, test := range map[string]struct {
+		path, record string
+		want         string // in the error
+	}{
+		"public":                   {"refs/model/org--model-a+models.json", `{"repo":"org/model-a","authority":"models","refs":null,"publicAt":"2026-11-24T00:00:00Z"}`, "only the Hub"},
+		"an id":                    {"refs/model/org--model-a+models.json", `{"repo":"org/model-a","authority":"models","id":"1","refs":null}`, "only the Hub"},
+		"another authority's":      {"refs/model/org--model-a+models.json", `{"repo":"org/model-a","authority":"others","refs":null}`, `by "others"`},
+		"a local one's as the Hub": {"refs/model/org--model-a.json", `{"repo":"org/model-a","authority":"models","refs":null}`, `by "models"`},
+		"the Hub's with listings":  {"refs/model/org--model-a.json", `{"repo":"org/model-a","refs":null,"listed":{"` + commit1.String() + `":{}}}`, "no record of that kind"},
+		"no listing":               {"refs/model/org--model-a+models.json", `{"repo":"org/model-a","authority":"models","refs":null,"listed":{"` + commit1.String() + `":{"listing":"../x"}}}`, `the listing "../x"`},
+		"an id in the name":        {"refs/model/org--model-a+models@1.json", `{"repo":"org/model-a","authority":"models","refs":null}`, "tell no id"},
+		"a manifest of another": {"manifests/model/org--model-a+models/" + commit1.String() + ".json",
+			`{"revision":{"repo":"org/model-a","commit":"` + commit1.String() + `"},"authority":"others","files":[]}`, "what others listed"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			s, err := store.Open(store.Config{Dir: dir})
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.Close()
+			mustCheck(t, dir)
+			data, err := store.EncodeRecord(json.RawMessage(test.record))
+			path := filepath.Join(dir, test.path)
+			if err := errors.Join(err, os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, data, 0o600)); err != nil {
+				t.Fatal(err)
+			}
+			if err := store.CheckStore(dir); err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("CheckStore says %v, want %q", err, test.want)
+			}
+		})
 	}
 }
 
