@@ -49,6 +49,26 @@ func TestProgressNamesTheSourcesThatGiveAndThoseThatAreSilent(t *testing.T) {
 	})
 }
 
+func TestAFileThatIsClosedIsWaitedForNoLonger(t *testing.T) {
+	a, stop := runOn(t, storetest.Open(t), stuck{})
+	defer stop()
+	repo, _ := fetcher.ParseRepo("org/name")
+	p := newProgress(fetcher.Revision{Repo: repo}, []fetcher.Source{NewShelf("pvc", nil), NewShelf("hub", nil)})
+	f := storetest.File(t, "one", []byte("1"), true)
+	in, err := (&sink{agent: a, origin: store.Origin{Repo: repo}, progress: p}).Begin(t.Context(), f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.sources.pass(fetcher.Passed{Source: "pvc", File: f, Why: fetcher.PassedAbsent})
+	p.sources.ask("hub", f)
+	if err := in.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if len(p.sources.asked) != 0 || len(p.sources.tried) != 0 {
+		t.Errorf("kept of it: %v, %v", p.sources.asked, p.sources.tried)
+	}
+}
+
 func TestASummarySaysWhoGaveWhatAndWhyOneDidNot(t *testing.T) {
 	l := newLedger([]fetcher.Source{NewShelf("pvc", nil), NewShelf("modelexpress", nil), NewShelf("hub", nil)})
 	if got := l.summary(1_500_000_000); got != "" {

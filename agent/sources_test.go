@@ -216,9 +216,10 @@ func TestADenialOfTheHubTurnsAwayThoughAnotherSourceIsAway(t *testing.T) {
 		return false
 	})
 	refused := w.refused(request("one", "org/private", token("owner")), fetcher.ErrBadToken)
-	contains(t, refused.Error(), "token is not valid")
-	if len(asked.take()) == 0 {
-		t.Error("the Hub was not asked")
+	contains(t, refused.Error(), "token is not valid", "pvc: ", "connection refused")
+	list := asked.take()
+	if i := slices.IndexFunc(list, isContent); i < 0 || slices.ContainsFunc(list[i:], func(line string) bool { return !isContent(line) }) {
+		t.Errorf("the Hub was asked %q: for a proof once more, or for no content", list)
 	}
 }
 
@@ -232,10 +233,15 @@ func TestAnotherSourcesDenialIsNoVerdictOnATenant(t *testing.T) {
 	w.start()
 	w.hub.AddRepo("org/private", files)
 	w.hub.SetPrivate("org/private", "owner")
-	w.record(contentAway)
+	asked := w.record(contentAway)
 	stop, ended := w.acquireAside(request("one", "org/private", token("owner"), of("one")))
 	defer stop()
 	w.until("it is told", func() bool { return len(p.of("one", "BallastWaiting")) > 0 })
+	asked.take()
+	w.until("it is tried again", func() bool { return len(p.of("one", "BallastWaiting")) > 1 })
+	if list := asked.take(); slices.ContainsFunc(list, func(line string) bool { return !isContent(line) }) {
+		t.Errorf("the tenant's proof was withdrawn: the Hub was asked %q", list)
+	}
 	contains(t, p.of("one", "BallastWaiting")[0], "modelexpress", "token is not valid", "503")
 	if told := p.of("one", "BallastSourceDenied"); len(told) != 1 {
 		t.Errorf("told %q", told)
