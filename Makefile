@@ -5,7 +5,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 FUZZTIME ?= 1m
 GO_FILES = $(shell git ls-files --cached --others --exclude-standard '*.go')
 
-.PHONY: build demo test test-long fuzz e2e-hub e2e e2e-node e2e-scenarios e2e-pod-image lint fmt-check vet staticcheck vulncheck vulndb verify image reproducible generate
+.PHONY: build demo test test-long fuzz e2e-hub e2e-modelexpress e2e e2e-node e2e-scenarios e2e-pod-image lint fmt-check vet staticcheck vulncheck vulndb verify image reproducible generate
 
 build:
 	go build -trimpath -buildvcs=false -ldflags "-X main.version=$(VERSION)" -o build/ballast ./cmd/ballast
@@ -45,6 +45,12 @@ fuzz:
 # A Hub and clients that nobody here wrote; downloads pinned Python packages.
 e2e-hub:
 	cd e2e && go test -v -count=1 -timeout 15m . ./hub ./image ./oci ./pod/... ./vulncheck
+
+# A Model Express server and its own client, from their registries. Building the server
+# needs cargo and protoc and takes some ten minutes, once. MODEL_EXPRESS_TEST_URL and
+# MODEL_EXPRESS_TEST_DIR, its cache on this machine, name another server to try.
+e2e-modelexpress:
+	cd e2e && go test -v -count=1 -timeout 40m ./modelexpress
 
 # What the scenarios' pods run, for a cluster of your own (KUBECONFIG).
 e2e-pod-image:

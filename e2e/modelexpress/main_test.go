@@ -18,6 +18,7 @@ import (
 const (
 	commit = "0123456789abcdef0123456789abcdef01234567"
 	newer  = "89abcdef0123456789abcdef0123456789abcdef"
+	third  = "fedcba9876543210fedcba9876543210fedcba98" // that no server has
 )
 
 func must[T any](v T, err error) func(testing.TB) T {

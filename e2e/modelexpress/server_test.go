@@ -33,45 +33,42 @@ func wantFetched(t *testing.T, url string, m *fetcher.Manifest) {
 	}
 }
 
-func TestRealServersGiveWhatTheyHaveAndNothingElse(t *testing.T) {
+func TestServersGiveWhatTheyHaveAndNothingElse(t *testing.T) {
 	content := files()
-	for _, version := range []string{Newest, WithoutRevisions} {
-		t.Run(version, func(t *testing.T) {
-			dir := t.TempDir()
-			lay(t, dir, commit, content)
-			server := start(t, Config{Program: program(t, version), Dir: dir})
-			began := time.Now()
-			wantFetched(t, server.Address, manifest(t, commit, content))
-			t.Logf("modelexpress-server %s gave what it has in %s", version, time.Since(began).Round(time.Millisecond))
-		})
-	}
+	servers(t, func(t *testing.T, e endpoint) {
+		lay(t, e.dir, commit, content)
+		url := e.start(t)
+		began := time.Now()
+		wantFetched(t, url, manifest(t, commit, content))
+		t.Logf("%s gave what it has in %s", e.name, time.Since(began).Round(time.Millisecond))
+	})
 }
 
 // The older release answers for whatever its main is; only its first chunk says so.
-func TestRealServersOfAnotherCommitArePassedOver(t *testing.T) {
+func TestServersOfAnotherCommitArePassedOver(t *testing.T) {
 	content := files()
-	for version, says := range map[string]string{Newest: "does not find it", WithoutRevisions: "it serves commit " + newer} {
-		t.Run(version, func(t *testing.T) {
-			dir := t.TempDir()
-			lay(t, dir, newer, content)
-			server := start(t, Config{Program: program(t, version), Dir: dir})
-			m := manifest(t, commit, content)
-			s := storetest.Open(t)
-			passed, err := fetch(t, s, connect(t, server.Address), m, m.Files...)
-			if !errors.Is(err, fetcher.ErrAbsent) || fetcher.Transient(err) {
-				t.Errorf("fetch: %v", err)
+	servers(t, func(t *testing.T, e endpoint) {
+		lay(t, e.dir, newer, content)
+		says := "does not find it"
+		if e.old {
+			says = "it serves commit " + newer
+		}
+		m := manifest(t, third, content)
+		s := storetest.Open(t)
+		passed, err := fetch(t, s, connect(t, e.start(t)), m, m.Files...)
+		if !errors.Is(err, fetcher.ErrAbsent) || fetcher.Transient(err) {
+			t.Errorf("fetch: %v", err)
+		}
+		for _, f := range m.Files {
+			if err := passed[f.Path.String()]; f.Size > 0 && served(f.Path.String()) && (err == nil || !strings.Contains(err.Error(), says)) {
+				t.Errorf("%s: passed over: %v; want %q", f.Path, err, says)
 			}
-			for _, f := range m.Files {
-				if err := passed[f.Path.String()]; f.Size > 0 && served(f.Path.String()) && (err == nil || !strings.Contains(err.Error(), says)) {
-					t.Errorf("%s: passed over: %v; want %q", f.Path, err, says)
-				}
-				if f.Size > 0 && s.HasBlob(f.Digest) {
-					t.Errorf("%s came", f.Path)
-				}
+			if f.Size > 0 && s.HasBlob(f.Digest) {
+				t.Errorf("%s came", f.Path)
 			}
-			t.Logf("modelexpress-server %s: %v", version, passed["config.json"])
-		})
-	}
+		}
+		t.Log(passed["config.json"])
+	})
 }
 
 func TestARealServersHalfDownloadedSnapshotIsTakenForWhatItIs(t *testing.T) {
