@@ -89,6 +89,10 @@ func (a *Agent) authorise(ctx context.Context, q query, need need) (grant, error
 	if bound != "" && bound != hubName {
 		return a.authoriseBy(ctx, q, need, a.local(bound))
 	}
+	_, pinned := q.ref.Commit()
+	if pinned && a.isOpenedLocally(q) {
+		need = listing // a commit says itself what it is, but not whose word tells what it holds
+	}
 	k, err := a.known(ctx, q, need, false)
 	if err != nil {
 		return grant{}, err
@@ -103,7 +107,6 @@ func (a *Agent) authorise(ctx context.Context, q query, need need) (grant, error
 	if asking == nil || ctx.Err() != nil {
 		return g, asking
 	}
-	_, pinned := q.ref.Commit()
 	stored, ok := a.fallBack(ctx, q, need, asking)
 	if ok && (a.cfg.Hub != nil || pinned) {
 		return stored, nil

@@ -95,9 +95,8 @@ func TestAPoisonedCacheNeverWinsOverTheHub(t *testing.T) {
 		w.hub.Down(false)
 		w.restart()
 	}
-	if !strings.Contains(strings.Join(events.told, "\n"), "fooled: BallastDisputed: what models said of org/other@") {
-		t.Errorf("pods were told %q", events.told)
-	}
+	told := strings.Join(events.of("fooled", "BallastDisputed"), "\n")
+	contains(t, told, "what models said of org/other@")
 }
 
 func isDisputed(err error) bool { return errors.As(err, new(*agent.DisputedError)) }
@@ -149,8 +148,10 @@ func TestDigestsOfTwoKindsAreComparedByTheBytes(t *testing.T) {
 			w.sees(w.must(request("local", "org/name", in("team"))), files)
 			w.hub.Down(false)
 			w.compared("org/name", commit)
-			if got := w.disputes() == 1; got != (name == "other") {
-				t.Errorf("disputed: %v", got)
+			if name == "other" {
+				w.until("it is disputed", func() bool { return w.disputes() == 1 })
+			} else if w.disputes() != 0 {
+				t.Error("it is disputed")
 			}
 		})
 	}

@@ -3,6 +3,8 @@ package agent
 import (
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/ballast-csi/ballast/agent/store"
 	"github.com/ballast-csi/ballast/fetcher"
@@ -42,14 +44,34 @@ var ErrWritable = errors.New("a pod with a user namespace of its own (hostUsers:
 
 // UnknownError says that no Authority has a word of a Repo for this caller.
 type UnknownError struct {
-	Hub   error   // what the Hub answered or met
-	Local []error // why each of the local Authorities does not say what it is, in order
+	Hub   error        // what the Hub answered or met
+	Local []LocalError // why each of the local Authorities does not say what it is, in order
+}
+
+// LocalError is what a local Authority answered or met.
+type LocalError struct {
+	Authority string
+	Err       error
 }
 
 func (e *UnknownError) Error() string {
+	var closed, without []string
 	text := e.Hub.Error()
-	for _, err := range e.Local {
-		text += "; " + err.Error()
+	for _, l := range e.Local {
+		switch {
+		case errors.As(l.Err, new(*NotOpenedError)):
+			closed = append(closed, l.Authority)
+		case errors.Is(l.Err, fetcher.ErrNotFound):
+			without = append(without, l.Authority)
+		default:
+			text += "; " + l.Err.Error()
+		}
+	}
+	if len(closed) > 0 {
+		text += "; not opened to this namespace: what " + strings.Join(closed, ", ") + " may know of it"
+	}
+	if len(without) > 0 {
+		text += "; not known to " + strings.Join(without, ", ")
 	}
 	if len(e.Local) == 0 && fetcher.Unreachable(e.Hub) {
 		text += " (without it a manifest file, or a shared cache marked authority: true, could say what the repository holds)"
@@ -61,9 +83,9 @@ func (e *UnknownError) Error() string {
 // more of a local Authority than that it knows nothing.
 func (e *UnknownError) Unwrap() []error {
 	kinds := []error{e.Hub}
-	for _, err := range e.Local {
-		if !errors.Is(err, fetcher.ErrNotFound) {
-			kinds = append(kinds, err)
+	for _, l := range e.Local {
+		if !errors.Is(l.Err, fetcher.ErrNotFound) {
+			kinds = append(kinds, l.Err)
 		}
 	}
 	if e.Hub == errNoHub && len(kinds) > 1 {
@@ -74,19 +96,16 @@ func (e *UnknownError) Unwrap() []error {
 
 // advice says what would help.
 func (e *UnknownError) advice(req Request) string {
-	text := "an Authority must say what it holds: a manifest file of it (ballast manifest), or a shared cache with it marked authority: true"
-	for _, err := range e.Local {
-		if errors.As(err, new(*NotOpenedError)) {
-			text += "; and an open: rule for namespace " + req.Pod.Namespace
-			break
-		}
+	text := "give it a manifest file (ballast manifest), or a shared cache marked authority: true"
+	if slices.ContainsFunc(e.Local, func(l LocalError) bool { return errors.As(l.Err, new(*NotOpenedError)) }) {
+		text += ", and an open: rule for namespace " + req.Pod.Namespace
 	}
 	if e.Hub == errNoHub {
 		return text
 	}
 	var refused *RefusedError
 	if errors.As(refuse(req, e.Hub), &refused) {
-		text = refused.Advice + "; or without the Hub: " + text
+		text = refused.Advice + "; without the Hub: " + text
 	}
 	return text
 }
@@ -151,6 +170,8 @@ func refuse(req Request, err error) error {
 		advice = "give the token in the Secret that nodePublishSecretRef names read permission for this repository"
 	case errors.Is(err, fetcher.ErrRevisionNotFound):
 		advice = "check the revision attribute: a branch, a tag or a full commit of this repository"
+	case errors.Is(err, ErrNoSource):
+		advice = "configure a source that has its files: a PVC or Model Express (sources:)"
 	case errors.Is(err, ErrWritable):
 		advice = "set readOnly: true in the pod's persistentVolumeClaim volume, or in the PersistentVolume's csi"
 	case errors.Is(err, ErrNothingSelected):

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -37,6 +38,13 @@ func (a *Agent) nameOf(by fetcher.Authority) string {
 		return a.cfg.Hub.Name()
 	}
 	return hubName
+}
+
+// isOpenedLocally reports whether a local Authority may stand in for the Hub for q.
+func (a *Agent) isOpenedLocally(q query) bool {
+	return slices.ContainsFunc(a.cfg.Authorities, func(l fetcher.Authority) bool {
+		return a.opened(q.who.Pod, q.repo, l.Name())
+	})
 }
 
 // asksFirst returns the name of the Authority that is asked first about repo.
@@ -126,14 +134,16 @@ func (a *Agent) authoriseLocally(ctx context.Context, q query, need need, asking
 		if err == nil {
 			a.standIns.note(a.standInKey(q), asking, a.cfg.RefMaxAge)
 			g.hub = asking
-			says := fmt.Sprintf("%s says %s is %s", l.Name(), q.ref, g.commit)
-			g.notice = a.without(asking) + "; " + cmp.Or(g.notice, says)
+			if asking != errNoHub { // which is how it is meant
+				says := fmt.Sprintf("%s says %s is %s", l.Name(), q.ref, g.commit)
+				g.notice = a.without(asking) + "; " + cmp.Or(g.notice, says)
+			}
 			return g, nil
 		}
 		if ctx.Err() != nil {
 			return grant{}, err
 		}
-		unknown.Local = append(unknown.Local, err)
+		unknown.Local = append(unknown.Local, LocalError{l.Name(), err})
 	}
 	a.standIns.forget(q.repo) // none does: the Hub is asked next time
 	return grant{}, unknown

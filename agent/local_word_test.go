@@ -137,12 +137,12 @@ func TestWithoutAWordOfAnybodyItIsSaidWhatWouldHelp(t *testing.T) {
 	l := newLocal(t, "models")
 	w := newWorld(t).with(l).start()
 	refused := w.refused(request("one", "org/none", in("other")), fetcher.ErrNotFound)
-	contains(t, refused.Error(), "what models may know of org/none is not opened to namespace \"other\"", "ballast manifest", "authority: true", "open:", "HF_TOKEN")
+	contains(t, refused.Error(), "not opened to this namespace: what models may know", "ballast manifest", "authority: true", "open:", "HF_TOKEN")
 	refused = w.refused(request("two", "org/none", in("team")), fetcher.ErrNotFound)
-	contains(t, refused.Error(), "models: org/none", "ballast manifest")
+	contains(t, refused.Error(), "not known to models", "ballast manifest")
 	w.hub.Down(true)
 	waiting := w.waits(request("three", "org/none", in("other")), 200*time.Millisecond)
-	contains(t, waiting.Progress, "not opened to namespace")
+	contains(t, waiting.Progress, "not opened to this namespace")
 }
 
 // The Hub comes back while a download by a local Authority's word is under way: what that
@@ -171,5 +171,42 @@ func TestTheHubThatComesBackDuringADownloadIsGivenWhatCameMeanwhile(t *testing.T
 	f := w.hub.Manifest("org/name")["onnx/decoder/model.bin"]
 	if !w.store.CameThrough(f.Digest, w.origin("org/name")) || !w.store.CameThrough(f.Digest, store.Origin{Repo: request("", "org/name").Repo, Authority: "models"}) {
 		t.Errorf("the bytes came through %v", w.store.Origins(f.Digest))
+	}
+}
+
+// A rule that opens a Repo opens what the Hub knows of it as well: that this is nothing is no
+// reason to wait, nor to ask twice.
+func TestAnOpenedCommitOfWhichTheHubSaidNothingIsALocalAuthoritysAtOnce(t *testing.T) {
+	for _, hub := range []string{"down", "absent"} {
+		t.Run(hub, func(t *testing.T) {
+			l := newLocal(t, "models")
+			w := newWorld(t).with(l).opening("org/*", "team")
+			with := w.edit
+			w.edit = func(cfg *agent.Config) {
+				if with(cfg); hub == "absent" {
+					cfg.Hub, cfg.Sources = nil, cfg.Sources[:1]
+				}
+			}
+			w.cfg.RetryEvery = time.Hour // a try that fails is seen
+			events := w.listen()
+			w.start()
+			w.hub.Down(true)
+			files := small(1)
+			l.holds("org/name", commitAll('a'), files)
+			for volume, revision := range map[string]string{"one": "main", "two": commitAll('a')} {
+				w.sees(w.must(request(volume, "org/name", at(revision), func(r *agent.Request) {
+					r.Pod = agent.Pod{Namespace: "team", Name: volume, UID: volume}
+				})), files)
+				if told := events.of(volume, "BallastWaiting"); len(told) != 0 {
+					t.Errorf("%s was told %q", volume, told)
+				}
+			}
+			caller := agent.Caller{Pod: agent.Pod{Namespace: "team"}}
+			m, err := w.Listing(t.Context(), caller, request("", "org/name").Repo, ref(commitAll('a')))
+			must(t, err)
+			f, err := w.OpenFile(t.Context(), caller, m.Revision, m.Files[0])
+			must(t, err)
+			f.Close()
+		})
 	}
 }

@@ -38,7 +38,7 @@ var localRules = []struct {
 	{"for nobody else", is("unbound"), is("down"), is("closed"), blind, false},
 	{"private or missing is no word", is("unbound"), is("denies"), is("opened"), givenStale, true},
 	{"for anybody else it is one", is("unbound"), is("denies"), is("closed"), hidden, true},
-	{"without a Hub it has the word", is("unbound"), is("absent"), is("opened"), givenStale, false},
+	{"without a Hub it has the word", is("unbound"), is("absent"), is("opened"), givenLocal, false},
 	{"for those to whom it is opened", is("unbound"), is("absent"), is("closed"), hidden, false},
 }
 

@@ -45,6 +45,13 @@ func (c *Config) checkRules() error {
 		}
 		known[name] = true
 	}
+	sources := map[string]bool{}
+	for _, s := range c.Sources {
+		if sources[s.Name()] {
+			errs = append(errs, fmt.Errorf("source %q: two have this name", s.Name()))
+		}
+		sources[s.Name()] = true
+	}
 	for _, o := range c.Open {
 		errs = append(errs, o.check(known))
 	}
