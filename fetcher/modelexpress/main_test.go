@@ -11,9 +11,12 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/ballast-csi/ballast/fetcher"
 	"github.com/ballast-csi/ballast/fetcher/modelexpress"
+	"github.com/ballast-csi/ballast/fetcher/modelexpress/modelexpresspb"
 	"github.com/ballast-csi/ballast/fetcher/modelexpress/modelexpresstest"
 )
 
@@ -181,4 +184,19 @@ func move(t testing.TB, from, to string) {
 // lacks reports whether a server has no file of this path, ever.
 func lacks(path string) bool {
 	return strings.Contains(path, "/") || strings.HasPrefix(path, ".") || path == "README.md" || filepath.Ext(path) == ".png"
+}
+
+// ensureWithoutWeights asks a server for a model as its own client does at first.
+func ensureWithoutWeights(t testing.TB, address string) {
+	t.Helper()
+	conn := must(grpc.NewClient("passthrough:///"+address, grpc.WithTransportCredentials(insecure.NewCredentials())))(t)
+	defer conn.Close()
+	updates := must(modelexpresspb.NewModelServiceClient(conn).EnsureModelDownloaded(t.Context(), &modelexpresspb.ModelDownloadRequest{ModelName: "org/name", IgnoreWeights: true}))(t)
+	for {
+		if _, err := updates.Recv(); err == io.EOF {
+			return
+		} else if err != nil {
+			t.Fatal(err)
+		}
+	}
 }

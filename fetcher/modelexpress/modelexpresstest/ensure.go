@@ -21,6 +21,7 @@ type entry struct {
 	status modelexpresspb.ModelStatus
 	done   chan struct{} // closed when the download under way is over
 	detail string        // of its failure
+	others bool          // another server that shares the books did it
 }
 
 // EnsureModelDownloaded says at once whether the model is there; then nothing until its
@@ -49,6 +50,8 @@ func (s *Server) EnsureModelDownloaded(req *modelexpresspb.ModelDownloadRequest,
 	if err := tell(modelexpresspb.ModelStatus_DOWNLOADING, first); err != nil {
 		return err
 	}
+	s.wait(1)
+	defer s.wait(-1)
 	select {
 	case <-e.done:
 	case <-stream.Context().Done():
@@ -81,7 +84,10 @@ func (s *Server) claim(req *modelexpresspb.ModelDownloadRequest, commit string) 
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	first = "Model download in progress"
-	if e = s.entries[key]; e != nil {
+	if e = s.entries[key]; e != nil && e.others {
+		e.others = false // seen once: then its directory is looked for
+		return e, ""
+	} else if e != nil {
 		switch _, err := os.Stat(snapshot(s.cfg.Dir, req.ModelName, commit)); {
 		case e.status == modelexpresspb.ModelStatus_DOWNLOADING:
 			return e, first
@@ -106,8 +112,8 @@ func (s *Server) claim(req *modelexpresspb.ModelDownloadRequest, commit string) 
 	return e, first
 }
 
-// Register makes the books say that a model is there, as another server does that shares
-// them and not the disk.
+// Register has the next request for a model learn that it is there, as one does that waited
+// for another server, which shares the books and not the disk.
 func (s *Server) Register(model, commit string) {
 	key := model
 	if s.traits.revisions {
@@ -117,7 +123,7 @@ func (s *Server) Register(model, commit string) {
 	defer s.mu.Unlock()
 	done := make(chan struct{})
 	close(done)
-	s.entries[key] = &entry{status: modelexpresspb.ModelStatus_DOWNLOADED, done: done}
+	s.entries[key] = &entry{status: modelexpresspb.ModelStatus_DOWNLOADED, done: done, others: true}
 }
 
 // download brings what the downloader does not leave out. Offline it only looks for the

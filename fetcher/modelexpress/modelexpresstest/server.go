@@ -86,6 +86,7 @@ type Server struct {
 
 	mu      sync.Mutex // guards all below
 	calls   []Call
+	waiting int // calls, for a download
 	streams int // open
 	most    int // of them, at once
 	entries map[string]*entry
@@ -153,6 +154,19 @@ func (s *Server) Calls(method string) (list []Call) {
 		}
 	}
 	return list
+}
+
+// Waiting returns how many calls wait for a download.
+func (s *Server) Waiting() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.waiting
+}
+
+func (s *Server) wait(n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.waiting += n
 }
 
 // MostStreams returns how many streams of files were open at once.
