@@ -5,7 +5,6 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -65,8 +64,7 @@ func TestConformanceOfAFileServer(t *testing.T) {
 			blobs[c.Path.String()] = c.Digest.Hex()
 		}
 		s := serveFuse(t, l.dir)
-		cache := must[*Cache](t)(New(Config{Dir: s.dir, Patience: 500 * time.Millisecond}))
-		return sourcetest.Harness{Source: cache, Revision: revOf(t, "org/name", commitA), Lies: map[sourcetest.Lie]func(testing.TB, string){
+		return sourcetest.Harness{Source: cacheAt(t, s.dir), Revision: revOf(t, "org/name", commitA), Lies: map[sourcetest.Lie]func(testing.TB, string){
 			sourcetest.Stuck:      func(_ testing.TB, path string) { s.hang(fuseRead, blobs[path]) },
 			sourcetest.Disconnect: func(_ testing.TB, path string) { s.fail(fuseRead, unix.ENOTCONN, blobs[path]) },
 		}}

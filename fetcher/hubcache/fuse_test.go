@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -20,15 +21,17 @@ import (
 // answer a kind of request with an error, or not at all. The kernel's side is the real
 // one: what waits here waits as it does for a dead NFS server.
 type fuse struct {
-	dir string // where it is mounted
-
-	device *os.File
+	dir    string   // where it is mounted
+	device int      // of the serving thread
+	wake   *os.File // each byte makes that look whether it is to answer or to end
 	ended  chan struct{}
 
 	mu     sync.Mutex // guards all below
 	nodes  []string   // the path of node i+1
 	faults map[uint32]fault
 	held   [][]byte // requests that hang
+	answer [][]byte // requests that hung, and are to be answered
+	over   bool
 	served map[uint32]int
 }
 
@@ -59,25 +62,37 @@ func serveFuse(t *testing.T, dir string) *fuse {
 	if err != nil {
 		t.Skipf("a file system that hangs needs FUSE: /dev/fuse: %v", err)
 	}
-	s := &fuse{dir: t.TempDir(), nodes: []string{dir}, ended: make(chan struct{}),
+	var pipe [2]int
+	check(t, unix.Pipe2(pipe[:], unix.O_CLOEXEC))
+	s := &fuse{dir: t.TempDir(), device: fd, wake: os.NewFile(uintptr(pipe[1]), "wake"), nodes: []string{dir}, ended: make(chan struct{}),
 		faults: map[uint32]fault{}, served: map[uint32]int{}}
 	options := fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0,allow_other", fd)
 	if err := unix.Mount("ballast-test", s.dir, "fuse", unix.MS_NOSUID|unix.MS_NODEV, options); err != nil {
 		unix.Close(fd)
+		unix.Close(pipe[0])
+		s.wake.Close()
 		t.Skipf("a file system that hangs needs FUSE: mount: %v", err)
 	}
-	s.device = os.NewFile(uintptr(fd), "/dev/fuse") // after the mount: before it there is nothing to poll
-	go s.serve()
+	began := make(chan error)
+	go s.serve(pipe[0], began)
+	check(t, <-began)
+	unix.Close(fd)
+	unix.Close(pipe[0])
 	t.Cleanup(func() {
 		s.let() // whoever still waits is told, before the mount is gone
-		if err := unix.Unmount(s.dir, unix.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-		s.device.Close() // ends whatever hangs for another reason
+		check(t, unix.Unmount(s.dir, unix.MNT_DETACH))
+		s.mu.Lock()
+		s.over = true
+		s.mu.Unlock()
+		s.look()
 		<-s.ended
+		s.wake.Close()
 	})
 	return s
 }
+
+// look has the serving thread look at what is to be done.
+func (s *fuse) look() { _, _ = s.wake.Write([]byte{0}) }
 
 // hang leaves requests of this kind, about this file or any, without an answer until let.
 func (s *fuse) hang(kind uint32, name ...string) { s.fail(kind, 0, name...) }
@@ -92,13 +107,10 @@ func (s *fuse) fail(kind uint32, errno syscall.Errno, name ...string) {
 // let answers all that hang.
 func (s *fuse) let() {
 	s.mu.Lock()
-	held := s.held
-	s.held = nil
+	s.answer, s.held = append(s.answer, s.held...), nil
 	clear(s.faults)
 	s.mu.Unlock()
-	for _, request := range held {
-		s.handle(request)
-	}
+	s.look()
 }
 
 // hanging is how many requests hang.
@@ -115,18 +127,41 @@ func (s *fuse) count(kind uint32) int {
 	return s.served[kind]
 }
 
-func (s *fuse) serve() {
+// serve answers until it is over. It is a thread with descriptors of its own, the only
+// one that has the device: if the process is killed, so is that, and the kernel ends what
+// hangs. Otherwise the threads that hang would keep the device, and the device them.
+func (s *fuse) serve(wake int, began chan<- error) {
 	defer close(s.ended)
+	runtime.LockOSThread() // for good
+	err := unix.Unshare(unix.CLONE_FILES)
+	began <- err
+	if err != nil {
+		return
+	}
+	defer unix.Close(s.device)
+	defer unix.Close(wake)
 	buf := make([]byte, 1<<20+1<<12)
 	for {
-		n, err := s.device.Read(buf)
-		switch {
-		case errors.Is(err, unix.EINTR), errors.Is(err, unix.ENOENT), errors.Is(err, unix.EAGAIN):
-			continue
-		case err != nil:
-			return // unmounted
+		polled := []unix.PollFd{{Fd: int32(s.device), Events: unix.POLLIN}, {Fd: int32(wake), Events: unix.POLLIN}}
+		_, _ = unix.Poll(polled, -1)
+		if polled[1].Revents != 0 {
+			_, _ = unix.Read(wake, buf[:1])
 		}
-		s.handle(bytes.Clone(buf[:n]))
+		s.mu.Lock()
+		answer, over := s.answer, s.over
+		s.answer = nil
+		s.mu.Unlock()
+		for _, request := range answer {
+			s.handle(request)
+		}
+		if over {
+			return
+		}
+		if polled[0].Revents != 0 {
+			if n, err := unix.Read(s.device, buf); err == nil {
+				s.handle(bytes.Clone(buf[:n]))
+			}
+		}
 	}
 }
 
@@ -152,13 +187,13 @@ func (s *fuse) handle(request []byte) {
 	}
 	var out []byte
 	if errno == 0 {
-		out, errno = s.answer(kind, s.path(node), request[40:])
+		out, errno = s.reply(kind, s.path(node), request[40:])
 	}
 	if errno != 0 {
 		out = nil
 	}
-	reply := le(nil, uint32(16+len(out)), int32(-errno), binary.LittleEndian.Uint64(request[8:]))
-	_, _ = s.device.Write(append(reply, out...)) // ENOENT: nobody waits any more
+	header := le(nil, uint32(16+len(out)), int32(-errno), binary.LittleEndian.Uint64(request[8:]))
+	_, _ = unix.Write(s.device, append(header, out...)) // ENOENT: nobody waits any more
 }
 
 // le appends values in the kernel's form.
@@ -193,7 +228,7 @@ func (s *fuse) node(path string) uint64 {
 	return uint64(len(s.nodes))
 }
 
-func (s *fuse) answer(kind uint32, path string, in []byte) ([]byte, syscall.Errno) {
+func (s *fuse) reply(kind uint32, path string, in []byte) ([]byte, syscall.Errno) {
 	u32 := func(at int) uint32 { return binary.LittleEndian.Uint32(in[at:]) }
 	switch kind {
 	case fuseInit:
