@@ -173,6 +173,28 @@ func TestAMarkedSourceThatWasMendedIsFound(t *testing.T) {
 	})
 }
 
+func TestAMarkEndsWithTheFirstRightBytes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		x := newChain(t, fetcher.EngineConfig{}, map[string][]byte{"f": filled(1500, 'f')})
+		x.a.each = wrong
+		for n, want := range []string{"b", "b", "a", "a"} {
+			switch n {
+			case 1:
+				x.a.each = nil // mended, and still marked
+			case 2:
+				delete(x.b.content, "f")
+			case 3:
+				x.b.content["f"] = x.a.content["f"]
+			}
+			x.again()
+			if err := x.run(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			x.wantBytes(map[string]int64{want: 1500})
+		}
+	})
+}
+
 // Which of two spoilt a file is not known: each is marked, and then each may bring it alone.
 func TestAMixOfTwoSourcesThatDoesNotMatchIsBroughtByEachAlone(t *testing.T) {
 	for _, liar := range []string{"a", "b"} {
@@ -212,22 +234,17 @@ func TestAMixOfTwoSourcesThatDoesNotMatchIsBroughtByEachAlone(t *testing.T) {
 func TestTwoLiarsThatMixHaveAnEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		x := newChain(t, fetcher.EngineConfig{}, map[string][]byte{"f": filled(4000, 'f')})
-		x.a.each = func(ctx context.Context, a ask, r io.Reader) (io.Reader, error) {
-			if a.off == 2000 {
-				return nil, errors.New("I/O error")
+		failsAt := func(off int64) func(context.Context, ask, io.Reader) (io.Reader, error) {
+			return func(ctx context.Context, a ask, r io.Reader) (io.Reader, error) {
+				if a.off == off { // when the others have begun
+					return nil, errors.Join(wait(ctx, time.Second), errors.New("I/O error"))
+				}
+				return wrong(ctx, a, r)
 			}
-			return wrong(ctx, a, r)
 		}
-		x.b.each = func(ctx context.Context, a ask, r io.Reader) (io.Reader, error) {
-			if a.off == 1000 {
-				return nil, errors.New("I/O error")
-			}
-			return wrong(ctx, a, r)
-		}
-		x.sources = append(x.sources, x.c)
-		x.c.each = wrong
+		x.a.each, x.b.each = failsAt(2000), failsAt(0) // so that whoever begins, the other ends it
 		var mismatch *fetcher.MismatchError
-		if err := x.run(t.Context()); !errors.As(err, &mismatch) || len(x.passed) > 12 {
+		if err := x.run(t.Context()); !errors.As(err, &mismatch) || len(x.passed) != 6 || strings.Count(err.Error(), ": ") > 12 {
 			t.Errorf("%v; passed over: %q", err, x.passed)
 		}
 	})

@@ -4,11 +4,14 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"testing"
+	"testing/iotest"
 	"testing/synctest"
+	"time"
 
 	"github.com/ballast-csi/ballast/fetcher"
 )
@@ -22,6 +25,9 @@ type cloneReader struct {
 
 func (c *cloneReader) CloneTo(dst *os.File, off int64) error {
 	if c.err != nil {
+		if !errors.Is(c.err, errors.ErrUnsupported) {
+			c.Reader = iotest.ErrReader(c.err) // it is of no more use
+		}
 		return c.err
 	}
 	_, err := dst.WriteAt(c.content, off)
@@ -33,6 +39,7 @@ type fileSink struct {
 	*memSink
 	file   *os.File
 	cloned int
+	late   bool // the first byte is read before
 }
 
 func (s *fileSink) Begin(ctx context.Context, f fetcher.File) (fetcher.Ingest, error) {
@@ -53,6 +60,16 @@ type fileIngest struct {
 }
 
 func (in *fileIngest) WritePiece(p fetcher.Piece, r io.Reader) error {
+	if in.sink.late {
+		first := make([]byte, 1)
+		if _, err := io.ReadFull(r, first); err != nil {
+			return err
+		}
+		if err := r.(interface{ CloneTo(*os.File, int64) error }).CloneTo(in.sink.file, p.Offset); !errors.Is(err, errors.ErrUnsupported) {
+			return fmt.Errorf("a piece was cloned that had been read from: %w", err)
+		}
+		return in.memIngest.WritePiece(p, io.MultiReader(bytes.NewReader(first), r))
+	}
 	err := r.(interface{ CloneTo(*os.File, int64) error }).CloneTo(in.sink.file, p.Offset)
 	if err == nil {
 		in.sink.cloned++
@@ -75,17 +92,20 @@ func TestAPieceIsClonedWhereItsSourceCan(t *testing.T) {
 	for name, c := range map[string]struct {
 		reader func(r io.Reader, content []byte) (io.Reader, error)
 		cloned int
+		late   bool
+		least  time.Duration
 	}{
-		"it can":          {func(r io.Reader, b []byte) (io.Reader, error) { return &cloneReader{r, b, nil}, nil }, 2},
-		"it does not":     {func(r io.Reader, b []byte) (io.Reader, error) { return r, nil }, 0},
-		"it cannot":       {func(r io.Reader, b []byte) (io.Reader, error) { return &cloneReader{r, b, errors.ErrUnsupported}, nil }, 0},
-		"it breaks there": {func(r io.Reader, b []byte) (io.Reader, error) { return &cloneReader{r, b, errors.New("broken")}, nil }, 0},
+		"it can":          {func(r io.Reader, b []byte) (io.Reader, error) { return &cloneReader{r, b, nil}, nil }, 2, false, 0},
+		"it was read":     {func(r io.Reader, b []byte) (io.Reader, error) { return &cloneReader{r, b, nil}, nil }, 0, true, 0},
+		"it does not":     {func(r io.Reader, b []byte) (io.Reader, error) { return r, nil }, 0, false, 0},
+		"it cannot":       {func(r io.Reader, b []byte) (io.Reader, error) { return &cloneReader{r, b, errors.ErrUnsupported}, nil }, 0, false, 0},
+		"it breaks there": {func(r io.Reader, b []byte) (io.Reader, error) { return &cloneReader{r, b, errors.New("broken")}, nil }, 0, false, 0},
 		"it is not reached at first": {func(r io.Reader, b []byte) (io.Reader, error) {
 			if once++; once == 1 {
 				return nil, &fetcher.UnreachableError{Err: errors.New("reset")}
 			}
 			return &cloneReader{r, b, nil}, nil
-		}, 1},
+		}, 1, false, firstBackoff / 2},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			x := newFetch(t, map[string][]byte{"f": append(filled(1000, 'a'), filled(500, 'b')...)})
@@ -101,10 +121,11 @@ func TestAPieceIsClonedWhereItsSourceCan(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			sink := &fileSink{memSink: x.sink, file: file}
+			sink := &fileSink{memSink: x.sink, file: file, late: c.late}
 			job := x.job(sink)
 			job.Progress = func(_ string, n int64) { x.progress += n }
-			if err := e.Fetch(t.Context(), job); err != nil || x.progress != 1500 || sink.cloned != c.cloned {
+			began := time.Now()
+			if err := e.Fetch(t.Context(), job); err != nil || x.progress != 1500 || sink.cloned != c.cloned || time.Since(began) < c.least {
 				t.Errorf("%s: %d bytes of progress, %d pieces cloned: %v", name, x.progress, sink.cloned, err)
 			}
 			x.wantHere("f")

@@ -3,6 +3,7 @@ package fetcher
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -123,7 +124,10 @@ func (e *SourcesError) Error() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "no source gave %s", e.File.Path)
 	separator := ": "
-	for _, p := range e.Tried {
+	for i, p := range e.Tried {
+		if slices.ContainsFunc(e.Tried[i+1:], func(later Passed) bool { return later.Source == p.Source }) {
+			continue // its last word says enough
+		}
 		fmt.Fprintf(&b, "%s%s: %v", separator, p.Source, p.Err)
 		separator = "; "
 	}
