@@ -91,7 +91,7 @@ func TestAPoisonedCacheNeverWinsOverTheHub(t *testing.T) {
 		hub := w.origin("org/other")
 		must(t, w.store.Identify(hub.Repo, hub.ID+"x")) // nothing is known of it any more
 		waiting := w.waits(unknown("offline"), 200*time.Millisecond)
-		contains(t, waiting.Progress, "connect", "withdrawn")
+		contains(t, waiting.Progress, "resolve org/other", "withdrawn")
 		w.hub.Down(false)
 		w.restart()
 	}
