@@ -56,7 +56,11 @@ func (o *object) beginAlone(ctx context.Context, idle time.Duration) error {
 	if err != nil {
 		return fmt.Errorf("wait for one of %d streams of %s from %s: %w", c.cfg.Streams, o.rev, c.server, err)
 	}
-	if err = c.verdict(o.rev); err == nil { // it may have come meanwhile
+	switch err = c.verdict(o.rev); { // what others have learnt meanwhile
+	case err != nil:
+	case c.whole():
+		err = errIgnoresSelector
+	default:
 		o.feed, err = c.stream(ctx, o.rev, o.file)
 	}
 	if err != nil {

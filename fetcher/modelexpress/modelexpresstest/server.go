@@ -169,6 +169,13 @@ func (s *Server) wait(n int) {
 	s.waiting += n
 }
 
+// Streams returns how many streams of files are open.
+func (s *Server) Streams() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.streams
+}
+
 // MostStreams returns how many streams of files were open at once.
 func (s *Server) MostStreams() int {
 	s.mu.Lock()
