@@ -38,13 +38,14 @@ func TestAgentIsAPlainUserThatSeesItsDirectoriesAlone(t *testing.T) {
 	shown := procMounts(t, pid)
 	for at, want := range map[string]string{
 		"/": "ro", cacheDir: "rw", "/run/ballast": "rw", "/run/ballast-csi": "ro", tokenDir: "ro", "/sys": "ro",
+		"/etc/ballast": "ro", "/etc/ballast/manifests": "ro", // what its operator says, if anything
 	} {
 		if got := shown[at]; got != want {
 			t.Errorf("%s is mounted %q; want %q", at, got, want)
 		}
 	}
 	writable := func(at string) bool { return shown[at] == "rw" && writableBy(t, pid, at, agentUID) }
-	w.seesOfTheNode(t, pid, cacheDir, "/run/ballast", "/run/ballast-csi")
+	w.seesOfTheNode(t, pid, cacheDir, "/run/ballast", "/run/ballast-csi", "/etc/ballast", "/etc/ballast/manifests")
 	got := slices.DeleteFunc(slices.Collect(maps.Keys(shown)), func(at string) bool { return !writable(at) })
 	want := []string{
 		cacheDir, "/run/ballast", // its own

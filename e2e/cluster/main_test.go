@@ -87,6 +87,7 @@ func prepare(ctx context.Context, dir string, w io.Writer) error {
 	g.Go(func() error {
 		return oci.Program{Module: "../..", Package: "./cmd/ballast", Version: oldImage}.Compile(ctx, runtime.GOARCH, filepath.Join(dir, program))
 	})
+	g.Go(func() error { return installModelExpress(ctx, dir, w) })
 	return g.Wait()
 }
 

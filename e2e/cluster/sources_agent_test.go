@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"math"
-	"path"
 	"slices"
 	"strings"
 	"testing"
@@ -18,12 +17,12 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// What an operator who has a file of settings puts into Ballast's namespace.
+// What the manifests let an operator put into Ballast's namespace, and where the agent has
+// the second.
 const (
-	configMap    = "ballast"           // the agent's --config
+	configMap    = "ballast"           // config.yaml, the agent's --config
 	manifestsMap = "ballast-manifests" // what `ballast manifest` printed, by file
-	configDir    = "/etc/ballast"
-	manifestsDir = configDir + "/manifests"
+	manifestsDir = "/etc/ballast/manifests"
 )
 
 // operator changes the agent's settings as a person does: ConfigMaps are applied, and
@@ -45,12 +44,12 @@ func (w *world) operate(t *testing.T, shares ...share) *operator {
 	was := ds.Spec.Template
 	o := &operator{w: w, shares: shares}
 	t.Cleanup(func() {
-		w.rollAgent(context.Background(), t, func(ds *appsv1.DaemonSet) { ds.Spec.Template = was })
-		for _, name := range []string{configMap, manifestsMap} {
+		for _, name := range []string{configMap, manifestsMap} { // first: an agent without the shares refuses them
 			if err := w.client.CoreV1().ConfigMaps("ballast").Delete(context.Background(), name, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
 				t.Error(err)
 			}
 		}
+		w.rollAgent(context.Background(), t, func(ds *appsv1.DaemonSet) { ds.Spec.Template = was })
 		t.Logf("the agent was rolled to each of the configurations in %v", o.rolls)
 	})
 	return o
@@ -89,30 +88,20 @@ func (o *operator) roll(t *testing.T, config string, groups ...int64) {
 	o.rolls = append(o.rolls, round(time.Since(asked)))
 }
 
-// mount gives the agent its files of settings and the shares, read-only.
+// mount gives the agent the shares, read-only.
 func (o *operator) mount(pod *corev1.PodSpec) {
-	agent, optional := &pod.Containers[0], true
-	show := func(name, at string, source corev1.VolumeSource) {
-		if slices.ContainsFunc(pod.Volumes, func(v corev1.Volume) bool { return v.Name == name }) {
-			return // an earlier roll did
-		}
-		pod.Volumes = append(pod.Volumes, corev1.Volume{Name: name, VolumeSource: source})
-		agent.VolumeMounts = append(agent.VolumeMounts, corev1.VolumeMount{Name: name, MountPath: at, ReadOnly: true})
-	}
-	named := func(name string) corev1.VolumeSource {
-		return corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{LocalObjectReference: corev1.LocalObjectReference{Name: name}, Optional: &optional}}
-	}
-	show("config", configDir, named(configMap))
-	show("manifests", manifestsDir, named(manifestsMap))
 	for _, s := range o.shares {
-		show("source-"+s.name, s.mounted(), corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: s.name, ReadOnly: true}})
-	}
-	if !slices.ContainsFunc(agent.Args, func(a string) bool { return strings.HasPrefix(a, "--config=") }) {
-		agent.Args = append(agent.Args, "--config="+path.Join(configDir, "config.yaml"))
+		name := "source-" + s.name
+		if slices.ContainsFunc(pod.Volumes, func(v corev1.Volume) bool { return v.Name == name }) {
+			continue // an earlier roll did
+		}
+		pod.Volumes = append(pod.Volumes, corev1.Volume{Name: name, VolumeSource: corev1.VolumeSource{
+			PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: s.name, ReadOnly: true}}})
+		pod.Containers[0].VolumeMounts = append(pod.Containers[0].VolumeMounts, corev1.VolumeMount{Name: name, MountPath: s.mounted(), ReadOnly: true})
 	}
 }
 
-// pvc is the entry of a share among `sources`.
+// entry is this share among `sources`.
 func (s share) entry(authority bool) string {
 	return fmt.Sprintf("- {name: %s, pvc: {dir: %s, authority: %t}}", s.name, s.mounted(), authority)
 }

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -8,24 +9,47 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/ballast-csi/ballast/e2e/hub"
+	"github.com/ballast-csi/ballast/e2e/modelexpress"
 )
 
 // large is the file of several Pieces of severalPieces.
 const large = "model-00001-of-00002.safetensors"
 
 // TestEachFileComesFromTheFirstSourceThatHasIt: what each Source gave is printed, and what
-// was wrong with the others. The metrics are the node's, so that the pod that waits all the
-// while for the last scenario has a part in what was passed over, but in no bytes.
+// was wrong with the others.
 func TestEachFileComesFromTheFirstSourceThatHasIt(t *testing.T) {
 	w := onNode(t)
 	models := w.share(t, "models")
-	mx, old, spare := w.modelExpress(t, newest), w.modelExpress(t, withoutRevisions), w.modelExpress(t, newest)
-	spare.stop(t)
+	mx, old, spare := w.modelExpress(t, modelexpress.Newest), w.modelExpress(t, modelexpress.WithoutRevisions), w.modelExpress(t, modelexpress.Newest)
+	spare.end()
 	o := w.operate(t, models)
-	o.roll(t, settings("sources:", models.entry(false), mx.entry("mx"), old.entry("mx-old"), "- hub: {}", spare.entry("spare")))
+	o.roll(t, settings("sources:", models.entry(true), mx.entry("mx"), old.entry("mx-old"), "- hub: {}", spare.entry("spare"),
+		`open: [{authority: models, namespaces: ["*"]}]`))
 	ns := w.namespace(t)
 
-	outage := w.beginOutage(t, ns)
+	// First: what an old server does not know it fails to download, and then it rests.
+	t.Run("another commit of Model Express is passed over", func(t *testing.T) {
+		m := w.named(t, "org/chain-other-commit")
+		old.keep(t, m)
+		const one = "config.json"
+		p := w.runs(t, ns, "its-commit", inline(m.repo, "include", one), m.only(func(name string) bool { return name == one }))
+		w.eventOf(t, p, 20*time.Second, fetched, m.repo, "from mx-old")
+		its := m.commit
+		m.files = hub.SmallModel(seeds.Add(1)).Files()
+		m = w.upload(t, m)
+		sent, before := w.hub.Traffic(m.repo), w.agentCounts(t)
+		p = w.runs(t, ns, "other-commit", inline(m.repo, "revision", m.commit), m)
+		w.eventOf(t, p, 20*time.Second, fetched, m.repo, "from hub", "mx-old passed over")
+		g := w.given(t, before)
+		t.Logf("%s has %s, the Hub's main is %s; %s; events:\n%s", old, its, m.commit, g, w.saidOf(t, p))
+		if sent := w.hub.Traffic(m.repo).Since(sent).Total(); sent != m.bytes() {
+			t.Errorf("the Hub sent %d bytes of %d", sent, m.bytes())
+		}
+		g.gave(t, map[string]int64{"hub": m.bytes()})
+		if g.passed["mx-old absent"] == 0 {
+			t.Errorf("%s; want mx-old among those that were passed over", g)
+		}
+	})
 
 	t.Run("one damaged file of a volume comes from the Hub", func(t *testing.T) {
 		m := w.several(t, "org/chain-damaged")
@@ -59,25 +83,8 @@ func TestEachFileComesFromTheFirstSourceThatHasIt(t *testing.T) {
 		g.gave(t, map[string]int64{"mx": served.bytes(), "hub": m.bytes() - served.bytes()})
 	})
 
-	t.Run("another commit of Model Express is passed over", func(t *testing.T) {
-		m := w.named(t, "org/chain-other-commit")
-		stale := m
-		old.keep(t, stale)
-		m.files = hub.SmallModel(seeds.Add(1)).Files()
-		m = w.upload(t, m)
-		sent, before := w.hub.Traffic(m.repo), w.agentCounts(t)
-		p := w.runs(t, ns, "other-commit", inline(m.repo), m)
-		w.eventOf(t, p, 20*time.Second, fetched, m.repo, "from hub", "mx-old passed over")
-		g := w.given(t, before)
-		t.Logf("%s has %s, the Hub's main is %s; %s; events:\n%s", old, stale.commit, m.commit, g, w.saidOf(t, p))
-		if sent := w.hub.Traffic(m.repo).Since(sent).Total(); sent != m.bytes() {
-			t.Errorf("the Hub sent %d bytes of %d", sent, m.bytes())
-		}
-		g.gave(t, map[string]int64{"hub": m.bytes()})
-		if g.passed["mx-old absent"] == 0 || !old.streamed() {
-			t.Errorf("%s; want mx-old passed over once it has streamed what it has: %t", g, old.streamed())
-		}
-	})
+	outage := w.beginOutage(t, ns)
+	t.Run("a poisoned volume never wins over the Hub", func(t *testing.T) { w.poisons(t, ns, models) })
 
 	t.Run("a pod waits until one Source is back", func(t *testing.T) { w.endOutage(t, outage, spare) })
 }
@@ -131,6 +138,40 @@ func (w *world) endOutage(t *testing.T, o outage, spare *modelExpress) {
 		spare, round(lasted), failed, round(ran.Sub(back)), g, w.saidOf(t, o.pod))
 	g.gave(t, map[string]int64{"spare": o.left.bytes()})
 	w.check(t, o.pod, modelDir, o.all.only(isServed), "")
+}
+
+// poisons has models hold, whole and consistent, what the Hub has otherwise: it is taken
+// while the Hub is away, and by no new pod once the Hub has answered.
+func (w *world) poisons(t *testing.T, ns string, models share) {
+	t.Helper()
+	m := w.named(t, "org/chain-poisoned")
+	wrong := unpublished(m.repo)
+	models.keep(t, wrong)
+	back := w.hub.Away(m.repo)
+	defer func() { back() }()
+	volume := inline(m.repo)
+	reader := w.create(t, w.pod(ns, "poisoned", &volume, rereads))
+	w.running(t, reader, time.Minute)
+	w.check(t, reader, modelDir, wrong, "")
+	t.Logf("while the Hub is away:\n%s", w.saidOf(t, reader))
+
+	back()
+	answers := time.Now()
+	const disputes = `ballast_authority_disputes_total{authority="models"}`
+	eventually(t, 40*time.Second, func() string {
+		if n := w.agentCounts(t)[disputes]; n != 1 {
+			return fmt.Sprintf("%s is %v", disputes, n)
+		}
+		return ""
+	})
+	t.Logf("disputed %s after the Hub was back", round(time.Since(answers)))
+	w.runs(t, ns, "by-the-hub", inline(m.repo), m)
+	back = w.hub.Away(m.repo)
+	pinned := inline(m.repo, "revision", wrong.commit)
+	late := w.create(t, w.pod(ns, "late", &pinned))
+	t.Logf("once the Hub has answered: %s", w.eventOf(t, late, 30*time.Second, "Warning", m.repo, "models", "withdrawn"))
+	w.nothingFor(t, late)
+	w.readsOn(t, reader)
 }
 
 // several publishes a model of severalPieces.

@@ -1,62 +1,92 @@
 package cluster
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/ballast-csi/ballast/e2e/modelexpress"
 	"github.com/ballast-csi/ballast/e2e/node"
 	"github.com/ballast-csi/ballast/fetcher/modelexpress/modelexpresstest"
 )
 
-// Releases of Model Express.
-const (
-	newest           = "0.7.0"
-	withoutRevisions = "0.5.1" // heeds no revision: it gives the newest that it has
-)
+// installModelExpress puts the real servers into dir, where they can be built.
+func installModelExpress(ctx context.Context, dir string, w io.Writer) error {
+	for _, release := range []string{modelexpress.Newest, modelexpress.WithoutRevisions} {
+		program, err := modelexpress.Install(ctx, w, release)
+		if err != nil {
+			fmt.Fprintf(w, "Model Express %s is a stand-in of ours: %v\n", release, err)
+			continue
+		}
+		if err := os.Symlink(program, modelExpressIn(dir, release)); err != nil {
+			return err
+		}
+	}
+	return ctx.Err()
+}
+
+// modelExpressIn is where the work directory has the program of a release.
+func modelExpressIn(dir, release string) string { return filepath.Join(dir, "modelexpress-"+release) }
 
 // modelExpress is a Model Express server beside the node, at an address that stays while
 // it is stopped.
 type modelExpress struct {
-	release string
+	what    string
 	dir     string // its cache
 	address string
-	server  *modelexpresstest.Server // nil while it is stopped
+	run     func(ctx context.Context) (stop func(), err error)
+	stop    func() // nil while it is stopped
 }
 
-// modelExpress starts a server that is offline and has nothing yet, until the test ends.
+// modelExpress starts a server that is offline and has nothing yet, until the test ends:
+// the real one, or where that could not be built a stand-in.
 func (w *world) modelExpress(t *testing.T, release string) *modelExpress {
 	t.Helper()
-	s := &modelExpress{release: release, dir: t.TempDir(), address: freeAddress(t)}
+	s := &modelExpress{what: "modelexpress-server " + release, dir: t.TempDir(), address: freeAddress(t)}
+	s.run = func(ctx context.Context) (func(), error) {
+		server, err := modelexpress.Start(ctx, modelexpress.Config{Program: modelExpressIn(w.dir, release), Address: s.address, Dir: s.dir})
+		if err != nil {
+			return nil, err
+		}
+		return server.Stop, nil
+	}
+	if !exists(modelExpressIn(w.dir, release)) {
+		s.what = "a stand-in for modelexpress-server " + release
+		s.run = func(context.Context) (func(), error) {
+			server, err := modelexpresstest.Start(modelexpresstest.Config{Release: release, Address: s.address, Dir: s.dir, Offline: true})
+			if err != nil {
+				return nil, err
+			}
+			return server.Close, nil
+		}
+	}
 	s.start(t)
-	t.Cleanup(func() { s.stop(t) })
+	t.Cleanup(s.end)
 	return s
 }
 
 func (s *modelExpress) start(t *testing.T) {
 	t.Helper()
 	var err error
-	if s.server, err = modelexpresstest.Start(modelexpresstest.Config{Release: s.release, Address: s.address, Dir: s.dir, Offline: true}); err != nil {
+	if s.stop, err = s.run(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 }
 
-func (s *modelExpress) stop(t *testing.T) {
-	t.Helper()
-	if s.server != nil {
-		s.server.Close()
-		s.server = nil
+func (s *modelExpress) end() {
+	if s.stop != nil {
+		s.stop()
+		s.stop = nil
 	}
 }
 
-// streamed reports whether the server was asked for a file.
-func (s *modelExpress) streamed() bool { return len(s.server.Calls("StreamModelFiles")) > 0 }
-
-func (s *modelExpress) String() string { return "Model Express's stand-in of " + s.release }
+func (s *modelExpress) String() string { return s.what }
 
 // keep has the server's cache hold m as the server downloads it: what it leaves out is
 // not there, and main is m's commit.

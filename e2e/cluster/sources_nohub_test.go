@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/ballast-csi/ballast/e2e/hub"
+	"github.com/ballast-csi/ballast/e2e/modelexpress"
 	"github.com/ballast-csi/ballast/fetcher"
 )
 
@@ -19,7 +20,7 @@ import (
 func TestPodsRunWhereThereIsNoHub(t *testing.T) {
 	w := onNode(t)
 	models, group := w.share(t, "models"), w.share(t, "group")
-	mx := w.modelExpress(t, newest)
+	mx := w.modelExpress(t, modelexpress.Newest)
 	listed := w.named(t, "org/nohub-listed")
 	unasked := w.hub.Traffic(listed.repo)
 	manifest := w.manifestOf(t, listed.repo)
