@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/ballast-csi/ballast/agent/store"
 	"github.com/ballast-csi/ballast/fetcher"
@@ -127,8 +126,10 @@ func (a *Agent) pin(ctx context.Context, req Request, g *grant) (view store.View
 	if err != nil {
 		return view, 0, err
 	}
-	if err := a.isOf(ctx, selected, *g, req.Filter); err != nil {
-		return view, 0, err
+	if g.origin.Local() { // the bytes are here now, which may be what was missing to tell
+		if err := cmp.Or(a.judgeStored(ctx, g.origin, g.commit), a.disputed(g.origin, g.commit, g.listing)); err != nil {
+			return view, 0, err
+		}
 	}
 	if err := a.store.AssembleView(ctx, key, selected); err != nil {
 		return view, 0, err
@@ -167,19 +168,6 @@ func (a *Agent) again(ctx context.Context, req Request, g *grant, need need) err
 // answers again, or it said something else since. It passes: who asks again learns more.
 func errOtherWord(req Request) error {
 	return &fetcher.UnreachableError{Err: fmt.Errorf("%s: what it is was said anew meanwhile", req)}
-}
-
-// isOf makes sure that a Flight brought what g grants, if a local Authority said so: the
-// Flight may have begun when that listed the commit otherwise.
-func (a *Agent) isOf(ctx context.Context, selected *fetcher.Manifest, g grant, filter fetcher.Filter) error {
-	if !g.origin.Local() {
-		return nil
-	}
-	want, err := g.manifest.Select(ctx, filter)
-	if err == nil && !slices.Equal(want.Files, selected.Files) {
-		err = &fetcher.UnreachableError{Err: fmt.Errorf("%s listed %s anew meanwhile", g.origin.Authority, selected.Revision)}
-	}
-	return err
 }
 
 // Release ends v's waiting and removes its Pin. It is idempotent. If ctx has ended

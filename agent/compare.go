@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"maps"
+	"math/rand/v2"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -91,6 +92,8 @@ func (a *Agent) compareAll() error {
 	if err != nil {
 		return err
 	}
+	// In any order: the Hub's trouble with one Repo is not to hold up the same others for ever.
+	rand.Shuffle(len(locals), func(i, j int) { locals[i], locals[j] = locals[j], locals[i] })
 	asked := map[fetcher.Repo]bool{}
 	for _, o := range locals {
 		due, err := a.due(o)

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -34,14 +35,14 @@ func (a *Agent) disputed(o store.Origin, c fetcher.Commit, listing string) error
 	if err != nil {
 		return err
 	}
-	return disputed(o, c, rec.Listed[c.String()], listing)
+	return a.isDisputed(o, c, rec.Listed[c.String()], listing)
 }
 
-func disputed(o store.Origin, c fetcher.Commit, listed store.ListedRecord, listing string) error {
-	if !listed.Disputed(listing) {
+func (a *Agent) isDisputed(o store.Origin, c fetcher.Commit, listed store.ListedRecord, listing string) error {
+	if a.offHub(o.Repo) || !listed.Disputed(listing) {
 		return nil
 	}
-	return &DisputedError{Authority: o.Authority, Revision: fetcher.Revision{Repo: o.Repo, Commit: c}, How: listed.How}
+	return &DisputedError{Authority: o.Authority, Revision: fetcher.Revision{Repo: o.Repo, Commit: c}, How: cmp.Or(listed.How, "it listed it as the Hub does before, and lists it otherwise now")}
 }
 
 // judge records whether what o listed last at c is what the Hub lists. If it is, what came

@@ -15,9 +15,10 @@ import (
 // flightKey names a Snapshot: a Revision of an Origin, and the Filter that selects its
 // files.
 type flightKey struct {
-	origin store.Origin
-	commit fetcher.Commit
-	filter fetcher.Filter
+	origin  store.Origin
+	commit  fetcher.Commit
+	filter  fetcher.Filter
+	listing string // which of a local Authority's Manifests; "" for the Hub's
 }
 
 func (k flightKey) revision() fetcher.Revision {
@@ -152,7 +153,7 @@ func (a *Agent) join(ctx context.Context, req Request, g grant) (*flight, *waite
 	if err := ctx.Err(); err != nil {
 		return nil, nil, err
 	}
-	key := flightKey{g.origin, g.commit, req.Filter}
+	key := flightKey{g.origin, g.commit, req.Filter, g.listing}
 	f := a.flights[key]
 	if f == nil {
 		f = a.newFlight(key, g.manifest)

@@ -60,7 +60,7 @@ func (a *Agent) Refs(ctx context.Context, who Caller, repo fetcher.Repo) (map[st
 	refs := make(map[string]fetcher.Commit, len(rec.Refs))
 	for name, r := range rec.Refs {
 		listed := rec.Listed[r.Commit.String()]
-		if (all || rec.IsShown(r.Commit)) && !listed.Disputed(listed.Listing) {
+		if (all || rec.IsShown(r.Commit)) && a.isDisputed(g.origin, r.Commit, listed, listed.Listing) == nil {
 			refs[name] = r.Commit
 		}
 	}

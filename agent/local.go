@@ -129,13 +129,20 @@ func (a *Agent) authoriseLocally(ctx context.Context, q query, need need, asking
 		return grant{}, asking
 	}
 	unknown := &UnknownError{Hub: asking}
+	last, err := a.lastWord(q)
+	if err != nil {
+		return grant{}, err
+	}
 	for _, l := range a.cfg.Authorities {
-		g, err := a.authoriseBy(ctx, q, need, l)
+		g, err := a.authoriseBy(ctx, last, need, l)
 		if err == nil {
 			a.standIns.note(a.standInKey(q), asking, a.cfg.RefMaxAge)
 			g.hub = asking
 			if asking != errNoHub { // which is how it is meant
 				says := fmt.Sprintf("%s says %s is %s", l.Name(), q.ref, g.commit)
+				if last.ref != q.ref {
+					says = fmt.Sprintf("%s was %s there, and %s has that", q.ref, g.commit, l.Name())
+				}
 				g.notice = a.without(asking) + "; " + cmp.Or(g.notice, says)
 			}
 			return g, nil
@@ -145,8 +152,22 @@ func (a *Agent) authoriseLocally(ctx context.Context, q query, need need, asking
 		}
 		unknown.Local = append(unknown.Local, LocalError{l.Name(), err})
 	}
-	a.standIns.forget(q.repo) // none does: the Hub is asked next time
+	own := a.standInKey(q)
+	a.standIns.drop(func(key standInKey, _ standIn) bool { return key == own }) // the Hub is asked next time
 	return grant{}, unknown
+}
+
+// lastWord is q with the commit that the Hub last said its Ref is, if that is on record: of
+// a Ref, too, no local Authority's word beats the Hub's.
+func (a *Agent) lastWord(q query) (query, error) {
+	if a.cfg.Hub == nil {
+		return q, nil
+	}
+	rec, err := a.store.Repo(q.repo)
+	if ref, known := rec.Refs[q.ref.String()]; known {
+		q.ref = ref.Commit.Ref()
+	}
+	return q, err
 }
 
 // authoriseBy is authorise by one local Authority: by the operator's rule alone.
@@ -196,7 +217,7 @@ func (a *Agent) knownBy(ctx context.Context, q query, need need, by fetcher.Auth
 		k.resolvedAt = at
 	}
 	k.fresh = within(k.resolvedAt, a.cfg.RefMaxAge)
-	k.disputed = disputed(o, commit, listed, listed.Listing)
+	k.disputed = a.isDisputed(o, commit, listed, listed.Listing)
 	if need == listing {
 		k.manifest, err = a.listed.of(ctx, o, commit, k.listing)
 		if errors.Is(err, fs.ErrNotExist) {

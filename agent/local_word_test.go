@@ -130,7 +130,7 @@ func TestAPinOfTheHubsIsNotKeptByALocalAuthoritysRule(t *testing.T) {
 	w.sees(w.must(req), small(1))
 	w.hub.RevokeToken("owner")
 	w.refused(req, fetcher.ErrBadToken)
-	w.sees(w.must(request("two", "org/name", in("team"), token("owner"))), small(2))
+	w.sees(w.must(request("two", "org/name", in("team"), token("owner"), at(commitAll('a')))), small(2))
 }
 
 func TestWithoutAWordOfAnybodyItIsSaidWhatWouldHelp(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path"
 	"slices"
+	"strings"
 
 	"github.com/ballast-csi/ballast/agent/store"
 	"github.com/ballast-csi/ballast/fetcher"
@@ -106,7 +107,7 @@ func (a *Agent) opened(p Pod, repo fetcher.Repo, authority string) bool {
 // such rule.
 func (a *Agent) boundTo(repo fetcher.Repo) string {
 	for _, b := range a.cfg.Bindings {
-		if matches(b.Repos, repo) {
+		if match, _ := path.Match(strings.ToLower(b.Repos), strings.ToLower(repo.String())); match { // as the Hub tells names apart
 			return b.Authority
 		}
 	}

@@ -21,9 +21,11 @@ type ListedRecord struct {
 	How     string    `json:"how,omitempty"`     // in what it differs; a sentence
 }
 
-// Disputed reports whether the Hub contradicts listing: once it did any of the commit's,
-// only what it lists too is not. Who lies about a commit will do so in other words.
-func (l ListedRecord) Disputed(listing string) bool { return l.Differs != "" && listing != l.Equal }
+// Disputed reports whether the Hub contradicts listing: once it was asked about the commit,
+// it does but for what it lists too. Who lies about a commit will do so in other words.
+func (l ListedRecord) Disputed(listing string) bool {
+	return (l.Differs != "" || l.Equal != "") && listing != l.Equal
+}
 
 // Compared reports whether the last Listing was compared with the Hub's.
 func (l ListedRecord) Compared() bool { return l.Listing == l.Equal || l.Listing == l.Differs }
