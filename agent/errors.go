@@ -144,6 +144,7 @@ func refuse(req Request, err error) error {
 	case errors.As(err, new(*DisputedError)):
 		advice = "mend what that authority reads, or bind the repository to it (authorities:) if the Hub's is another one; " +
 			"pods that run keep what they have, and a new pod is given what the Hub says"
+	case errors.Is(err, fetcher.ErrUnreadable): // says what would help
 	case errors.As(err, &unknown):
 		advice = unknown.advice(req)
 	case errors.As(err, &mismatch):

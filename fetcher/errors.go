@@ -22,6 +22,9 @@ var (
 	// ErrAbsent: a Source has not got these bytes, or not of this revision. It is no
 	// verdict on the file: another Source may have it.
 	ErrAbsent = errors.New("not to be had there")
+	// ErrUnreadable: what a Source or an Authority reads may not be read by this process's
+	// user. The text around it says what would help.
+	ErrUnreadable = errors.New("not readable by the agent")
 	// ErrEntryNotFound: the revision has no such file.
 	ErrEntryNotFound = errors.New("file does not exist at this revision")
 	// ErrBadToken: the token is not valid.

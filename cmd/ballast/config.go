@@ -135,11 +135,14 @@ func defaultConfig() *config {
 	}
 }
 
-// loadConfig is what file, unless it is "", or is absent and begins with "-", and the flags of cmd say, which were registered for
-// given; it is whole and checked.
+// loadConfig is what file says, unless it is "", or is absent and begins with "-", and what
+// the flags of cmd do, which were registered for given; it is whole and checked.
 func loadConfig(cmd *cobra.Command, file string, given *config) (*config, *settings.Places, error) {
 	c, places := defaultConfig(), settings.Defaults(given)
 	name, optional := strings.CutPrefix(file, "-")
+	if optional && name == "" {
+		return nil, nil, usageError{errors.New("--config=-: no name of a file after the -; for the standard input give /dev/stdin")}
+	}
 	if file != "" {
 		text, err := os.ReadFile(name)
 		switch {

@@ -308,3 +308,11 @@ func TestThePrintedConfigMeansTheSame(t *testing.T) {
 		}
 	}
 }
+
+// "-" is no file that may be absent: whoever pipes a config in is told.
+func TestAConfigOfNoNameIsRefused(t *testing.T) {
+	given, cmd := defaultConfig(), agentCommand()
+	if _, _, err := loadConfig(cmd, "-", given); err == nil {
+		t.Error("--config - is taken for no file at all")
+	}
+}

@@ -15,6 +15,8 @@ const (
 	// connectionsForAny is how many there may be for a stranger to be let in: what is
 	// beyond is for pods alone.
 	connectionsForAny = connectionsInAll / 2
+	// connectionsOfACluster is for 1,000 agents at once.
+	connectionsOfACluster = 8 * 1024
 )
 
 // crowd is a listener that closes at once what is beyond these bounds, which are by
@@ -23,15 +25,23 @@ const (
 // connections and says nothing.)
 type crowd struct {
 	*net.TCPListener
-	admit admission
+	admit         admission
+	aGuest, inAll int // bounds for who is admitted
 
-	mu    sync.Mutex // guards what follows
-	open  map[netip.Addr]int
-	inAll int
+	mu   sync.Mutex // guards what follows
+	open map[netip.Addr]int
+	all  int
 }
 
 func newCrowd(l *net.TCPListener, admit admission) *crowd {
-	return &crowd{TCPListener: l, admit: admit, open: map[netip.Addr]int{}}
+	return &crowd{TCPListener: l, admit: admit, aGuest: connectionsAPod, inAll: connectionsInAll, open: map[netip.Addr]int{}}
+}
+
+// newOpenCrowd admits everybody, a whole cluster behind one address too.
+func newOpenCrowd(l *net.TCPListener) *crowd {
+	c := newCrowd(l, func(netip.Addr) (string, bool) { return "", true })
+	c.aGuest, c.inAll = connectionsOfACluster, connectionsOfACluster
+	return c
 }
 
 // guest is a connection that has a place in a crowd until it is closed. It is a TCPConn,
@@ -64,22 +74,22 @@ func (c *crowd) Accept() (net.Conn, error) {
 func (c *crowd) enter(who netip.Addr) bool {
 	most, inAll := connectionsAStranger, connectionsForAny
 	if _, ok := c.admit(who); ok {
-		most, inAll = connectionsAPod, connectionsInAll
+		most, inAll = c.aGuest, c.inAll
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.open[who] >= most || c.inAll >= inAll {
+	if c.open[who] >= most || c.all >= inAll {
 		return false
 	}
 	c.open[who]++
-	c.inAll++
+	c.all++
 	return true
 }
 
 func (c *crowd) leave(who netip.Addr) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.inAll--
+	c.all--
 	if c.open[who]--; c.open[who] == 0 {
 		delete(c.open, who)
 	}

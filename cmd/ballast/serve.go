@@ -8,7 +8,6 @@ import (
 	stdlog "log"
 	"net"
 	"net/http"
-	"net/netip"
 	"os"
 	"time"
 
@@ -114,7 +113,7 @@ func (f serveFlags) open(log *zap.Logger) (*hubAPI, error) {
 	if err != nil {
 		return nil, fmt.Errorf("--address: %w", err)
 	}
-	h.listener = newCrowd(l, func(netip.Addr) (string, bool) { return "", true })
+	h.listener = newOpenCrowd(l)
 	return h, nil
 }
 

@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ballast-csi/ballast/fetcher"
 )
 
 // maxLinks is how many links a path may go through, as in Linux.
@@ -19,7 +21,7 @@ const maxLinks = 40
 func whoMay(base, name, tree string) error {
 	at, stat, err := inTheWay(base, name)
 	if err != nil {
-		return fmt.Errorf("%w: %s", ErrUnreadable, printable(path.Join(base, name)))
+		return fmt.Errorf("%w: %s", fetcher.ErrUnreadable, printable(path.Join(base, name)))
 	}
 	groups, _ := os.Getgroups()
 	if gid := os.Getegid(); !slices.Contains(groups, gid) {
@@ -27,7 +29,7 @@ func whoMay(base, name, tree string) error {
 	}
 	slices.Sort(groups)
 	us := user{uid: os.Geteuid(), groups: groups}
-	return fmt.Errorf("%w: we are user %d of groups %v, and %s is %d:%d with mode %#o: %s", ErrUnreadable,
+	return fmt.Errorf("%w: we are user %d of groups %v, and %s is %d:%d with mode %#o: %s", fetcher.ErrUnreadable,
 		us.uid, us.groups, printable(at), stat.Uid, stat.Gid, stat.Mode&0o7777, us.help(tree, stat))
 }
 

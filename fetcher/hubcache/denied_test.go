@@ -33,11 +33,11 @@ func TestReadAsUser(t *testing.T) {
 	f := fetcher.File{Path: pathOf(t, "dir/a"), Size: 7, Digest: must[fetcher.Digest](t)(fetcher.ParseDigest(digest))}
 	c := cacheAt(t, os.Getenv(asUserDir))
 	_, err := read(t, c, revOf(t, "org/name", commitA), f)
-	if err != nil && (!errors.Is(err, ErrUnreadable) || errors.Is(err, fetcher.ErrAbsent) || fetcher.Transient(err)) {
+	if err != nil && (!errors.Is(err, fetcher.ErrUnreadable) || errors.Is(err, fetcher.ErrAbsent) || fetcher.Transient(err)) {
 		t.Errorf("%v; want a permanent ErrUnreadable", err)
 	}
 	_, authority := manifest(t, c, "org/name", commitA)
-	if (authority == nil) != (err == nil) || authority != nil && !errors.Is(authority, ErrUnreadable) {
+	if (authority == nil) != (err == nil) || authority != nil && !errors.Is(authority, fetcher.ErrUnreadable) {
 		t.Errorf("the Source says %v, the Authority %v", err, authority)
 	}
 	fmt.Printf("said: %v\n", err)

@@ -215,7 +215,7 @@ func TestAFileServerInTroubleIsUnreachable(t *testing.T) {
 func TestAFileServerThatRefusesOnlyReadingIsUnreadable(t *testing.T) {
 	r := newRemote(t, time.Minute)
 	r.fail(fuseRead, unix.EACCES)
-	if _, err := read(t, r.cache, r.rev, r.file); !errors.Is(err, ErrUnreadable) || fetcher.Transient(err) || !errors.Is(err, os.ErrPermission) {
+	if _, err := read(t, r.cache, r.rev, r.file); !errors.Is(err, fetcher.ErrUnreadable) || fetcher.Transient(err) || !errors.Is(err, os.ErrPermission) {
 		t.Error(err)
 	}
 }

@@ -15,10 +15,6 @@ const (
 	defaultPatience = 30 * time.Second
 )
 
-// ErrUnreadable says that the agent's user may not read what is there. The text around
-// it says whose it is and what would help.
-var ErrUnreadable = errors.New("not readable by the agent")
-
 // Config describes a cache directory.
 type Config struct {
 	// Name is the Source's and the Authority's. "": "pvc".

@@ -184,7 +184,7 @@ func (o *object) explain(off, want int64, n int, err error) error {
 	case err == io.EOF:
 		return &fetcher.UnreachableError{Err: fmt.Errorf("%s: it became shorter than %d bytes", o.what, off+want)}
 	case denied(err): // some file servers look only now
-		return fmt.Errorf("%s: %w: %w", o.what, ErrUnreadable, err)
+		return fmt.Errorf("%s: %w: %w", o.what, fetcher.ErrUnreadable, err)
 	}
 	return &fetcher.UnreachableError{Err: fmt.Errorf("%s: %w", o.what, err)}
 }
