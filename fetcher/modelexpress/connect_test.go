@@ -55,16 +55,25 @@ func (w *world) tokens() (list []string) {
 // again when kubelet has replaced it.
 func TestTheTokenOfTheFileIsSentAndNoOther(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "token")
-	put(t, file, []byte("first\n"))
+	put(t, file, []byte("first"))
 	w := newWorld(t, modelexpresstest.Config{Release: "0.7.0"}, modelexpress.Config{TokenFile: file, UserAgent: "ballast/9"})
 	w.client.Keep(time.Nanosecond)
 	w.wantWhole("LICENSE")
-	put(t, file+".new", []byte("second"))
+	info := must(os.Stat(file))(t)
+	put(t, file+".new", []byte("third")) // as long, and as old: another file
+	if err := os.Chtimes(file+".new", info.ModTime(), info.ModTime()); err != nil {
+		t.Fatal(err)
+	}
 	move(t, file+".new", file)
+	w.wantWhole("LICENSE")
+	put(t, file, []byte("fifth")) // the same file, of another time
+	if err := os.Chtimes(file, info.ModTime(), info.ModTime().Add(time.Hour)); err != nil {
+		t.Fatal(err)
+	}
 	w.wantWhole("LICENSE")
 	remove(t, file)
 	w.wantWhole("LICENSE")
-	if got := strings.Join(w.tokens(), " "); got != "first second " {
+	if got := strings.Join(w.tokens(), " "); got != "first third fifth " {
 		t.Errorf("tokens: %q", got)
 	}
 	for _, method := range []string{"EnsureModelDownloaded", "ListModelFiles", "StreamModelFiles"} {

@@ -107,6 +107,11 @@ func TestADownloadThatTakesTooLongGoesOnWithoutUs(t *testing.T) {
 		return nil
 	}}, modelexpress.Config{Wait: 200 * time.Millisecond})
 	w.wantUnreachable("LICENSE", "still downloads after 200ms")
+	for _, c := range w.server.Calls("EnsureModelDownloaded") {
+		if c.Deadline {
+			t.Error("the server is told when to end, and would say so first")
+		}
+	}
 	close(release)
 	eventually(t, "the download is over", func() bool { _, err := w.read("LICENSE"); return err == nil })
 }

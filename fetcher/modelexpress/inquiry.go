@@ -153,8 +153,7 @@ func (c *Client) verdict(rev fetcher.Revision) error {
 
 // holdings has the server download rev and returns the size of each file that it lists.
 func (c *Client) holdings(ctx context.Context, rev fetcher.Revision) (map[string]int64, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, c.cfg.Wait,
-		unreachable("ask %s for %s: it still downloads after %s", c.server, rev, c.cfg.Wait))
+	ctx, cancel := within(ctx, c.cfg.Wait, unreachable("ask %s for %s: it still downloads after %s", c.server, rev, c.cfg.Wait))
 	defer cancel()
 	for attempt := 0; ; attempt++ {
 		ensured := c.ensure(ctx, rev)
@@ -175,6 +174,14 @@ func (c *Client) holdings(ctx context.Context, rev fetcher.Revision) (map[string
 		// Another server behind this address may have downloaded it. Asked again, this
 		// one does too.
 	}
+}
+
+// within is ctx that ends after d because of late. It has no deadline: gRPC would tell that to
+// the server, whose own word for it may come first.
+func within(ctx context.Context, d time.Duration, late error) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	timer := time.AfterFunc(d, func() { cancel(late) })
+	return ctx, func() { timer.Stop(); cancel(nil) }
 }
 
 // maxUpdates is more than a server sends: it has four to tell.
@@ -222,7 +229,7 @@ func (c *Client) list(ctx context.Context, rev fetcher.Revision) (map[string]int
 	what := fmt.Sprintf("list %s at %s", rev, c.server)
 	var sizes map[string]int64
 	err := c.withToken(func() error {
-		asking, cancel := context.WithTimeoutCause(ctx, c.limits.answer, unreachable("no answer in %s", c.limits.answer))
+		asking, cancel := within(ctx, c.limits.answer, unreachable("no answer in %s", c.limits.answer))
 		defer cancel()
 		commit := rev.Commit.String()
 		answer, err := c.rpc.ListModelFiles(asking, &modelexpresspb.ModelFilesRequest{

@@ -2,6 +2,7 @@ package modelexpress_test
 
 import (
 	"bytes"
+	"context"
 	"io"
 	"math/rand/v2"
 	"os"
@@ -131,14 +132,20 @@ func (w *world) open(path string) (fetcher.Object, error) {
 }
 
 // read reads a whole file.
-func (w *world) read(path string) ([]byte, error) {
-	w.t.Helper()
+func (w *world) read(path string) ([]byte, error) { return w.readWithin(w.t.Context(), path) }
+
+func (w *world) readWithin(ctx context.Context, path string) ([]byte, error) {
 	o, err := w.open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer o.Close()
-	return readRange(w.t, o, 0, int64(len(w.files[path])))
+	r, err := o.ReadRange(ctx, 0, int64(len(w.files[path])))
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	return io.ReadAll(r)
 }
 
 func (w *world) wantWhole(path string) {

@@ -55,6 +55,7 @@ func TestAnIdleStreamGivesItsPlaceToAFileThatIsRead(t *testing.T) {
 	if got, err := readRange(t, second, 0, 5); err != nil || !bytes.Equal(got, w.files["LICENSE"]) {
 		t.Errorf("%d bytes, %v", len(got), err)
 	}
+	eventually(t, "the idle stream is ended", func() bool { return w.server.Streams() == 0 })
 	if got, err := readRange(t, idle, 100, 100); err != nil || !bytes.Equal(got, content[100:200]) {
 		t.Errorf("%d bytes, %v", len(got), err)
 	}

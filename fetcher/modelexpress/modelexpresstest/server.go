@@ -68,6 +68,7 @@ type Call struct {
 	Token     string
 	UserAgent string
 	Header    metadata.MD
+	Deadline  bool     // it was to end by a time
 	Paths     []string // that are asked for; nil: all
 }
 
@@ -186,10 +187,11 @@ func (s *Server) MostStreams() int {
 // note records a request.
 func (s *Server) note(ctx context.Context, method string, paths []string) {
 	md, _ := metadata.FromIncomingContext(ctx)
+	_, deadline := ctx.Deadline()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.calls = append(s.calls, Call{
-		Method: method, Token: bearer(md), UserAgent: strings.Join(md.Get("user-agent"), " "), Header: md, Paths: paths,
+		Method: method, Token: bearer(md), UserAgent: strings.Join(md.Get("user-agent"), " "), Header: md, Deadline: deadline, Paths: paths,
 	})
 }
 
