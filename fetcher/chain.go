@@ -63,7 +63,7 @@ func (c *chain) fill() error {
 	}
 	for len(c.left) > 0 {
 		s := c.next()
-		err := c.gaveUp(s)
+		err := c.unasked(s)
 		if err == nil {
 			err = c.ask(s)
 		}
@@ -92,10 +92,26 @@ func (c *chain) next() Source {
 	return s
 }
 
-// first returns the index of the Source to ask first; -1: all that are left are given up.
+// first returns the index of the Source to ask first; -1: none of those left is to be asked.
 func (c *chain) first() int {
 	c.memory.sort(c.left, c.file.Digest)
-	return slices.IndexFunc(c.left, func(s Source) bool { return c.gaveUp(s) == nil })
+	return slices.IndexFunc(c.left, func(s Source) bool { return c.unasked(s) == nil })
+}
+
+// unasked says why s is passed over without being asked, or nil. While its mark lasts it is
+// not read whole again where time may mend another: the caller's next Fetch asks that one.
+func (c *chain) unasked(s Source) error {
+	if err := c.gaveUp(s); err != nil {
+		return err
+	}
+	mismatch := c.memory.marked(c.file.Digest, s.Name())
+	mayMend := func(p Passed) bool { return Transient(p.Err) }
+	if mismatch == nil || c.suspect[s.Name()] || !slices.ContainsFunc(c.tried, mayMend) {
+		return nil
+	}
+	same := *mismatch
+	same.File = c.file // the mark may be of another Repo's file
+	return fmt.Errorf("%s: %w", c.Revision, &same)
 }
 
 // ask gives s its turn.
@@ -138,12 +154,12 @@ func (r *run) isLast(by *turn) bool {
 
 // pass passes s over for this file.
 func (c *chain) pass(s Source, err error) {
-	p := Passed{Source: s.Name(), File: c.file, Why: reasonOf(err), Err: err}
+	c.tried = append(c.tried, Passed{Source: s.Name(), File: c.file, Why: reasonOf(err), Err: err})
+	p := &c.tried[len(c.tried)-1]
 	if i := c.first(); i >= 0 {
 		p.Next = c.left[i].Name()
 	}
-	c.tried = append(c.tried, p)
-	c.tellPassed(p)
+	c.tellPassed(*p)
 	c.cfg.Log.Debug("a source is passed over", zap.Stringer("revision", c.Revision), zap.Stringer("path", c.file.Path),
 		zap.String("source", p.Source), zap.String("reason", string(p.Why)), zap.Error(err))
 }
@@ -193,7 +209,7 @@ func (c *chain) dropped(mismatch *MismatchError, gave []*turn) error {
 		}
 		return nil
 	}
-	c.memory.mark(c.file.Digest, names...)
+	c.memory.mark(c.file.Digest, mismatch, names...)
 	for _, t := range slices.Backward(gave) { // the last one did not break off
 		if len(gave) > 1 && !c.suspect[t.source.Name()] {
 			c.suspect[t.source.Name()] = true

@@ -138,3 +138,16 @@ func hang(ctx context.Context, _ ask, _ io.Reader) (io.Reader, error) {
 	<-ctx.Done()
 	return nil, ctx.Err()
 }
+
+// drips gives one byte, and then nothing until the request ends.
+func drips(ctx context.Context, _ ask, r io.Reader) (io.Reader, error) {
+	given := false
+	return readFunc(func(b []byte) (int, error) {
+		if given {
+			<-ctx.Done()
+			return 0, ctx.Err()
+		}
+		given = true
+		return r.Read(b[:1])
+	}), nil
+}

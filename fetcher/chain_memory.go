@@ -9,23 +9,29 @@ import (
 const (
 	// A Source whose bytes did not match a Digest is marked for that Digest.
 	firstMark, longestMark = 10 * time.Second, 10 * time.Minute
-	// A Source that cannot be reached rests.
+	// A Source that cannot be reached, or stalls, rests.
 	firstRest, longestRest = 2 * time.Second, 30 * time.Second
 	// maxMarks bounds the marks kept. One that is not kept costs another mismatch.
 	maxMarks = 4096
 )
 
-// memory is what an Engine remembers of Sources in trouble. It changes the order in which
-// they are asked, and nothing else.
+// memory is what an Engine remembers of Sources in trouble: it decides in which order they
+// are asked, and which of them are not asked for now, others being able to help.
 type memory struct {
 	mu    sync.Mutex // guards all below
-	marks map[mark]backoff
+	marks map[mark]marked
 	rests map[string]backoff // by the Source's name
 }
 
 type mark struct {
 	source string
 	digest Digest
+}
+
+// marked says how long a mark lasts, and for what bytes it was made.
+type marked struct {
+	backoff
+	mismatch *MismatchError
 }
 
 type backoff struct {
@@ -45,7 +51,7 @@ func (b backoff) more(now time.Time, first, longest time.Duration) backoff {
 
 // mark notes that the bytes of these Sources, which only one of them need have spoilt, did
 // not match d.
-func (m *memory) mark(d Digest, sources ...string) {
+func (m *memory) mark(d Digest, mismatch *MismatchError, sources ...string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	now := time.Now()
@@ -53,7 +59,7 @@ func (m *memory) mark(d Digest, sources ...string) {
 		key := mark{s, d}
 		b, known := m.marks[key]
 		if m.marks == nil || !known && len(m.marks) >= maxMarks {
-			kept := make(map[mark]backoff)
+			kept := make(map[mark]marked)
 			for key, b := range m.marks {
 				if b.until.After(now) {
 					kept[key] = b
@@ -62,9 +68,19 @@ func (m *memory) mark(d Digest, sources ...string) {
 			m.marks = kept
 		}
 		if known || len(m.marks) < maxMarks {
-			m.marks[key] = b.more(now, firstMark, longestMark)
+			m.marks[key] = marked{b.more(now, firstMark, longestMark), mismatch}
 		}
 	}
+}
+
+// marked returns what s was marked for, as long as its mark for d lasts; or nil.
+func (m *memory) marked(d Digest, s string) *MismatchError {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if b := m.marks[mark{s, d}]; b.until.After(time.Now()) {
+		return b.mismatch
+	}
+	return nil
 }
 
 // unmark forgets that s was marked for d: its bytes were right.
@@ -74,7 +90,7 @@ func (m *memory) unmark(d Digest, s string) {
 	delete(m.marks, mark{s, d})
 }
 
-// rest notes that s cannot be reached.
+// rest notes that s cannot be reached, or stalls.
 func (m *memory) rest(s string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -84,7 +100,7 @@ func (m *memory) rest(s string) {
 	m.rests[s] = m.rests[s].more(time.Now(), firstRest, longestRest)
 }
 
-// wake forgets that s rested: it gives bytes.
+// wake forgets that s rested: it gives whole Pieces.
 func (m *memory) wake(s string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -92,7 +108,7 @@ func (m *memory) wake(s string) {
 }
 
 // admit reports whether s, which others can be asked for instead, may be asked. The first
-// to come after a rest is a probe; the next may ask when it has shown that s gives bytes.
+// to come after a rest is a probe; the next may ask when it has shown that s gives whole Pieces.
 func (m *memory) admit(s string) (probe, ok bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

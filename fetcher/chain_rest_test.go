@@ -57,6 +57,22 @@ func TestASourceThatIsDownCostsNotEveryFileItsTries(t *testing.T) {
 	}
 }
 
+func TestASourceThatStallsAfterItsFirstBytesCostsNotEveryFileAStall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		x := newChain(t, fetcher.EngineConfig{}, many())
+		x.a.each = drips
+		x.b.each = func(ctx context.Context, _ ask, r io.Reader) (io.Reader, error) {
+			return r, wait(ctx, 100*time.Millisecond)
+		}
+		if err := x.run(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if len(x.sink.here) != 1000 || x.took > 90*time.Second || len(x.a.asked()) > 20 {
+			t.Errorf("%d files in %s, of which b alone takes 13 s; a was asked %d times", len(x.sink.here), x.took, len(x.a.asked()))
+		}
+	})
+}
+
 func TestAllSourcesDownAndThenOneComesBack(t *testing.T) {
 	for _, back := range []string{"a", "b"} {
 		synctest.Test(t, func(t *testing.T) {

@@ -106,8 +106,9 @@ const (
 // Fetch brings every file of job to its Sink, the largest first, each Digest once.
 // Files are verified while others are still on their way, and committed in batches.
 //
-// For each file the Sources are asked in order, but for those in trouble, which come last
-// and are never left out. All Pieces come from one Source, unless it stalls, breaks off or
+// For each file the Sources are asked in order, but for those in trouble, which come last.
+// One that gave other bytes than the Digest's is not asked for them again for up to 10 min
+// where only time keeps another from giving them; otherwise none is left out. All Pieces come from one Source, unless it stalls, breaks off or
 // fails in their midst: the next Source brings the rest then. If the bytes are not the
 // Digest's, all Pieces are dropped and the next Source brings the file whole.
 //

@@ -52,6 +52,7 @@ func (r *run) piece(t *task, by *turn, p Piece) error {
 		err = fmt.Errorf("only %d of %d bytes were taken", body.pos, p.Size)
 	}
 	if err == nil {
+		r.memory.wake(by.source.Name()) // not before: one that gives a few bytes may stall yet
 		return nil
 	}
 	r.tell(by.source.Name(), -body.pos)
@@ -143,8 +144,8 @@ func (p *pieceReader) advance(n int64) {
 		p.tries = 0
 	}
 	p.run.tell(p.turn.source.Name(), n)
-	if n > 0 && !p.turn.gave.Swap(true) {
-		p.run.memory.wake(p.turn.source.Name())
+	if n > 0 {
+		p.turn.gave.Store(true)
 	}
 }
 

@@ -108,8 +108,9 @@ func (r *run) tellPassed(p Passed) {
 	}
 }
 
-// heed has a Source that cannot be reached rest, and gives up one whose answer is about the
-// credential, its limit or the Revision: it would answer the same for every other file.
+// heed has a Source rest that cannot be reached, or that stalls, whatever it gave before: each
+// stall costs its time. One whose answer is about the credential, its limit or the Revision
+// is given up: it would answer the same for every other file.
 func (r *run) heed(by *turn, err error) {
 	var limited *RateLimitedError
 	switch {
@@ -117,7 +118,7 @@ func (r *run) heed(by *turn, err error) {
 		errors.Is(err, ErrRevisionNotFound) && !errors.Is(err, ErrEntryNotFound) ||
 		errors.As(err, &limited) && limited.RetryAfter > longestRateLimit:
 		r.giveUp(by.source.Name(), err)
-	case Unreachable(err) && !by.gave.Load():
+	case Unreachable(err) && (!by.gave.Load() || errors.Is(err, errStalled)):
 		r.memory.rest(by.source.Name())
 	}
 }
