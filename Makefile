@@ -47,8 +47,9 @@ e2e-hub:
 	cd e2e && go test -v -count=1 -timeout 15m . ./hub ./image ./oci ./pod/... ./vulncheck
 
 # A Model Express server and its own client, from their registries. Building the server
-# needs cargo and protoc and takes some ten minutes, once. MODEL_EXPRESS_TEST_URL and
-# MODEL_EXPRESS_TEST_DIR, its cache on this machine, name another server to try.
+# needs cargo and protoc and takes some seven minutes, once; MODEL_EXPRESS_TEST_OLD=1 has
+# an older release built too. MODEL_EXPRESS_TEST_URL and MODEL_EXPRESS_TEST_DIR, its cache
+# on this machine, name another server to try.
 e2e-modelexpress:
 	cd e2e && go test -v -count=1 -timeout 40m ./modelexpress
 

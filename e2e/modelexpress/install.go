@@ -29,20 +29,27 @@ var features = map[string]string{Newest: "tls-rustls,memory-backend", WithoutRev
 // ErrNoTools says that this machine cannot build the server.
 var ErrNoTools = errors.New("building modelexpress-server needs cargo (Rust 1.90 or newer, rustup.rs) and protoc (apt-get install protobuf-compiler)")
 
+// where returns where the program of a release is, or will be.
+func where(version string) (program string, there bool, err error) {
+	base, err := os.UserCacheDir()
+	if err != nil {
+		return "", false, err
+	}
+	program = filepath.Join(base, "ballast-e2e", "modelexpress-server-"+version+"-"+fingerprint(version), "bin", "modelexpress-server")
+	_, err = os.Stat(program)
+	return program, err == nil, nil
+}
+
 // Install returns the program of a release, built if it is not in the user's cache
 // directory yet (some seven minutes on two cores), with what it does told on w. Without
 // cargo or protoc it returns ErrNoTools.
 func Install(ctx context.Context, w io.Writer, version string) (program string, err error) {
-	base, err := os.UserCacheDir()
-	if err != nil {
-		return "", err
+	program, there, err := where(version)
+	if there || err != nil {
+		return program, err
 	}
-	base = filepath.Join(base, "ballast-e2e")
-	dir := filepath.Join(base, "modelexpress-server-"+version+"-"+fingerprint(version))
-	program = filepath.Join(dir, "bin", "modelexpress-server")
-	if _, err := os.Stat(program); err == nil {
-		return program, nil
-	}
+	dir := filepath.Dir(filepath.Dir(program))
+	base := filepath.Dir(dir)
 	if err := os.MkdirAll(base, 0o755); err != nil {
 		return "", err
 	}
@@ -54,7 +61,7 @@ func Install(ctx context.Context, w io.Writer, version string) (program string, 
 	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
 		return "", err
 	}
-	if _, err := os.Stat(program); err == nil { // whoever held the lock built it
+	if _, there, _ := where(version); there { // whoever held the lock built it
 		return program, nil
 	}
 	building := filepath.Join(base, ".building-modelexpress")

@@ -38,7 +38,9 @@ func TestAFileThatIsReadGivesItsPlaceBeforeItIsClosed(t *testing.T) {
 // Whoever reads one file may be waiting for the other.
 func TestAnIdleStreamGivesItsPlaceToAFileThatIsRead(t *testing.T) {
 	w := newWorld(t, modelexpresstest.Config{Release: "0.7.0"}, modelexpress.Config{Streams: 1})
-	content := w.files["model.safetensors"]
+	content := bytesOf(20<<20, 4) // more than may be on its way
+	w.files["model.safetensors"] = content
+	write(t, w.dir, "org/name", commit, w.files)
 	idle := must(w.open("model.safetensors"))(t)
 	defer idle.Close()
 	if got, err := readRange(t, idle, 0, 100); err != nil || !bytes.Equal(got, content[:100]) {
