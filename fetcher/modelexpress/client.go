@@ -16,7 +16,8 @@
 //   - A path in an answer is only compared, never used.
 //   - Nothing that a server sends grows without bound: messages, chunks, updates, texts.
 //   - The server is asked for a Revision once, whatever number of files is opened, and
-//     that ends when nobody waits for it any more. Trouble is not remembered.
+//     that ends when nobody waits for it any more. Of trouble, only that a download takes
+//     longer than Config.Wait is remembered, for as long.
 //   - Every goroutine ends with the Object that it feeds, or by Close.
 //
 // The protocol is restated in modelexpresspb. What servers do is taken from
@@ -108,7 +109,8 @@ type Client struct {
 	mu        sync.Mutex // guards all below; starting may be taken with it held
 	inquiries map[fetcher.Revision]*inquiry
 	tours     map[fetcher.Revision]*tour
-	wholeTill time.Time // until when the server is known to ignore selectors
+	overdue   map[fetcher.Revision]time.Time // downloads that took too long, and until when they are not waited for
+	wholeTill time.Time                      // until when the server is known to ignore selectors
 }
 
 // limits are how long an answer is waited for, and how long it is believed.
@@ -134,6 +136,7 @@ func New(cfg Config) (*Client, error) {
 		cfg: withDefaults(cfg), server: server,
 		limits:    limits{answer: time.Minute, keep: 30 * time.Second, whole: 10 * time.Minute, unread: time.Minute},
 		inquiries: map[fetcher.Revision]*inquiry{}, tours: map[fetcher.Revision]*tour{},
+		overdue: map[fetcher.Revision]time.Time{},
 	}
 	c.log, c.places = c.cfg.Log, newPlaces(c.cfg.Streams)
 	options := dialOptions(server, c.cfg.UserAgent)

@@ -116,6 +116,30 @@ func TestADownloadThatTakesTooLongGoesOnWithoutUs(t *testing.T) {
 	eventually(t, "the download is over", func() bool { _, err := w.read("LICENSE"); return err == nil })
 }
 
+// Servers are known to say for ever that they download. Only the first pays for that.
+func TestADownloadThatTookTooLongIsNotWaitedForAgain(t *testing.T) {
+	hub, dir := upstream(t)
+	release := make(chan struct{})
+	w := newWorld(t, modelexpresstest.Config{Release: "0.7.0", Dir: dir, Upstream: hub, Downloading: func(context.Context, string, string) error {
+		<-release
+		return nil
+	}}, modelexpress.Config{Wait: 2 * time.Second})
+	w.client.Keep(time.Nanosecond)
+	w.wantUnreachable("LICENSE", "still downloads after 2s")
+	began := time.Now()
+	for range 3 {
+		w.wantUnreachable("config.json", "still downloads after 2s")
+	}
+	if took := time.Since(began); took > time.Second {
+		t.Errorf("the next three waited for %s", took)
+	}
+	release <- struct{}{}
+	eventually(t, "the download is over", func() bool { _, err := w.read("LICENSE"); return err == nil })
+	remove(t, filepath.Join(dir, "models--org--name"))
+	time.AfterFunc(200*time.Millisecond, func() { close(release) })
+	w.wantWhole("LICENSE") // another download is waited for
+}
+
 func TestAskingEndsWithTheLastWhoWaits(t *testing.T) {
 	hub, dir := upstream(t)
 	w := newWorld(t, modelexpresstest.Config{Release: "0.7.0", Dir: dir, Upstream: hub, Downloading: func(ctx context.Context, _, _ string) error {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"time"
 
@@ -153,10 +154,11 @@ func (c *Client) verdict(rev fetcher.Revision) error {
 
 // holdings has the server download rev and returns the size of each file that it lists.
 func (c *Client) holdings(ctx context.Context, rev fetcher.Revision) (map[string]int64, error) {
-	ctx, cancel := within(ctx, c.cfg.Wait, unreachable("ask %s for %s: it still downloads after %s", c.server, rev, c.cfg.Wait))
+	ctx, cancel := within(ctx, c.cfg.Wait, unreachable("%w after %s", errOverdue, c.cfg.Wait))
 	defer cancel()
 	for attempt := 0; ; attempt++ {
 		ensured := c.ensure(ctx, rev)
+		c.note(rev, ensured)
 		if ensured != nil && !errors.Is(ensured, errNotFound) {
 			return nil, ensured
 		}
@@ -182,6 +184,29 @@ func within(ctx context.Context, d time.Duration, late error) (context.Context, 
 	ctx, cancel := context.WithCancelCause(ctx)
 	timer := time.AfterFunc(d, func() { cancel(late) })
 	return ctx, func() { timer.Stop(); cancel(nil) }
+}
+
+// errOverdue says that a download takes longer than Config.Wait. Some servers are stuck for
+// good once whoever downloaded is gone.
+var errOverdue = errors.New("it still downloads")
+
+// note takes note of how asking for rev's download ended. One that is overdue is not waited
+// for again until Config.Wait after anybody last asked: it is only seen whether it is over.
+func (c *Client) note(rev fetcher.Revision, ensured error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := time.Now()
+	maps.DeleteFunc(c.overdue, func(_ fetcher.Revision, until time.Time) bool { return now.After(until) })
+	delete(c.overdue, rev)
+	if errors.Is(ensured, errOverdue) {
+		c.overdue[rev] = now.Add(c.cfg.Wait)
+	}
+}
+
+func (c *Client) isOverdue(rev fetcher.Revision) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return time.Now().Before(c.overdue[rev])
 }
 
 // maxUpdates is more than a server sends: it has four to tell.
@@ -212,6 +237,8 @@ func (c *Client) ensure(ctx context.Context, rev fetcher.Revision) error {
 				return callError(asking, what, err)
 			case u.Status == modelexpresspb.ModelStatus_ERROR:
 				return unreachable("%s: it failed: %s", what, clean(u.GetMessage()))
+			case u.Status != modelexpresspb.ModelStatus_DOWNLOADED && c.isOverdue(rev):
+				return unreachable("%s: %w after %s", what, errOverdue, c.cfg.Wait)
 			case u.Status != modelexpresspb.ModelStatus_DOWNLOADED:
 			case u.ResolvedRevision != nil && u.GetResolvedRevision() != commit:
 				return fmt.Errorf("%s: %w", what, &otherCommitError{u.GetResolvedRevision(), rev.Commit})
@@ -223,8 +250,8 @@ func (c *Client) ensure(ctx context.Context, rev fetcher.Revision) error {
 	})
 }
 
-// list returns the sizes of the files that the server has. Paths that it does not serve,
-// such as those of files half downloaded, are left out.
+// list returns the sizes of all files that a stream of the server's has, whatever their
+// paths: files half downloaded may be among them.
 func (c *Client) list(ctx context.Context, rev fetcher.Revision) (map[string]int64, error) {
 	what := fmt.Sprintf("list %s at %s", rev, c.server)
 	var sizes map[string]int64
@@ -240,9 +267,8 @@ func (c *Client) list(ctx context.Context, rev fetcher.Revision) (map[string]int
 		}
 		sizes = map[string]int64{}
 		for _, f := range answer.Files {
-			path, err := fetcher.ParsePath(f.RelativePath)
-			if err == nil && served(path) && f.Size <= math.MaxInt64 {
-				sizes[path.String()] = int64(f.Size)
+			if f.Size <= math.MaxInt64 {
+				sizes[f.RelativePath] = int64(f.Size)
 			}
 		}
 		return nil
