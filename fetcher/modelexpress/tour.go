@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"time"
 
@@ -148,14 +149,22 @@ func (t *tour) over(err error) bool {
 	return t.ctx.Err() != nil
 }
 
-// pass reads one stream of all files.
+// pass reads one stream of all files. It ends, whatever the server sends: each file that it
+// lists may come once, and what nobody waits for is passed over for Config.Wait at most.
 func (t *tour) pass() error {
 	what := fmt.Sprintf("read all of %s from %s", t.rev, t.client.server)
+	asked, err := t.client.ask(t.ctx, t.rev)
+	if err != nil {
+		return err
+	}
 	return t.client.withToken(func() error {
+		left, wait := maps.Clone(asked.sizes), t.client.cfg.Wait
 		ctx, cancel := context.WithCancelCause(t.ctx)
 		defer cancel(nil)
 		late := time.AfterFunc(t.client.limits.answer, func() { cancel(unreachable("nothing came in %s", t.client.limits.answer)) })
 		defer late.Stop()
+		useless := time.AfterFunc(wait, func() { cancel(unreachable("nothing that is wanted came in %s", wait)) })
+		defer useless.Stop()
 		tape, err := t.client.play(ctx, what, t.rev, nil)
 		var riding *feed
 		for err == nil {
@@ -167,10 +176,16 @@ func (t *tour) pass() error {
 				break
 			}
 			if chunk.Offset == 0 {
-				riding = t.taker(what, chunk)
+				if err = strike(left, what, chunk); err != nil {
+					break
+				}
+				if riding = t.taker(what, chunk); riding != nil {
+					useless.Stop() // who reads it says how slow it may be
+				}
 			}
 			if riding != nil && !t.give(what, riding, chunk) {
 				riding = nil
+				useless.Reset(wait)
 			}
 		}
 		if riding != nil {
@@ -181,6 +196,16 @@ func (t *tour) pass() error {
 		}
 		return err
 	})
+}
+
+// strike strikes the file that begins with chunk from left, what the server lists and has
+// not sent yet.
+func strike(left map[string]int64, what string, chunk *modelexpresspb.FileChunk) error {
+	if size, ok := left[chunk.RelativePath]; !ok || chunk.TotalSize != uint64(size) {
+		return unreachable("%s: %q of %d bytes comes, which is not listed so or comes twice", what, clean(chunk.RelativePath), chunk.TotalSize)
+	}
+	delete(left, chunk.RelativePath)
+	return nil
 }
 
 // taker returns the feed of whoever waits for the file that begins with chunk, or nil.
