@@ -78,7 +78,7 @@ func parse(text []byte, authority string) (head, *fetcher.Manifest, error) {
 	case err != nil:
 		return d.head, nil, err
 	case len(strict) > 0:
-		return d.head, nil, errors.Join(strict...)
+		return d.head, nil, oneOf(strict)
 	case d.Repo.IsZero() || d.Commit.IsZero() || d.Files == nil:
 		return d.head, nil, errors.New("repo, commit or files is missing")
 	}
@@ -89,6 +89,15 @@ func parse(text []byte, authority string) (head, *fetcher.Manifest, error) {
 	}
 	m, err := fetcher.NewManifest(fetcher.Revision{Repo: d.Repo, Commit: d.Commit}, authority, d.Files)
 	return d.head, m, err
+}
+
+// oneOf is the first of errs, and that it is not the only one: an event has room for no
+// hundred of them.
+func oneOf(errs []error) error {
+	if len(errs) == 1 {
+		return errs[0]
+	}
+	return fmt.Errorf("%w, and more like it", errs[0])
 }
 
 // repoOf reads which Repo a file that cannot be read whole is about, if it says that.
