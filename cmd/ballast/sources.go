@@ -52,6 +52,7 @@ func (c *config) newParts(places *settings.Places, log *zap.Logger) (_ *parts, e
 		k.note(fmt.Sprintf("sources[%d]", i), p.addSource(s, client, log))
 	}
 	if c.Manifests.Dir != "" {
+		k.note("manifests.dir", findDir(c.Manifests.Dir, log))
 		files, err := manifestfile.New(manifestfile.Config{Dir: c.Manifests.Dir, Log: log.Named(manifestfile.DefaultName)})
 		k.note("manifests.dir", err)
 		p.config.Authorities = append(p.config.Authorities, files)
@@ -93,25 +94,33 @@ func (p *parts) addSource(s sourceConfig, client *hub.Client, log *zap.Logger) e
 	return nil
 }
 
-// findDir makes sure that there is something at path. A volume that does not answer is
+// findDir makes sure that there is a directory at path. A volume that does not answer is
 // not waited for: it is mounted, and asked again when it is needed.
 func findDir(path string, log *zap.Logger) error {
 	found := make(chan error, 1)
 	go func() {
-		_, err := os.Stat(path)
+		info, err := os.Stat(path)
+		if err == nil && !info.IsDir() {
+			err = errNoDir
+		}
 		found <- err
 	}()
 	select {
 	case err := <-found:
-		if errors.Is(err, os.ErrNotExist) {
+		switch {
+		case errors.Is(err, os.ErrNotExist):
 			return fmt.Errorf("%w: is the volume mounted into this container, and there?", err)
+		case errors.Is(err, errNoDir):
+			return fmt.Errorf("%s: %w", path, err)
 		}
 		return nil // what else is wrong is told when something is asked of it
 	case <-time.After(5 * time.Second):
-		log.Warn("the directory of a source does not answer; going on without having seen it", zap.String("dir", path))
+		log.Warn("a directory does not answer; going on without having seen it", zap.String("dir", path))
 		return nil
 	}
 }
+
+var errNoDir = errors.New("it is not a directory")
 
 // newAgent builds the core on an open store; pods may be nil.
 func (p *parts) newAgent(s *store.Store, pods agent.Pods, reg prometheus.Registerer) (*agent.Agent, error) {

@@ -10,5 +10,7 @@
 //     it, and the error names both.
 //   - The directory is looked at for each question, so what is mounted anew counts at
 //     once; only files that have changed are read again.
-//   - Of a file only its head is kept: one listing at a time is in memory for a question.
+//   - Of a file only its head is kept: one listing at a time is in memory.
+//   - A directory that hangs (a dead file server) keeps nobody longer than it waits, and
+//     no more than one thread.
 package manifestfile

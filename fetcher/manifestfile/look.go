@@ -69,7 +69,7 @@ func (f *Files) look(ctx context.Context) error {
 			e = f.read(name, s)
 		}
 		f.tell(e, known)
-		now[name] = e
+		now[name], f.known[name] = e, e // what was read is known even if ctx ends before the rest is
 	}
 	f.known = now
 	return nil

@@ -5,9 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -17,34 +17,39 @@ import (
 // DefaultName is the word for this Authority in records and events.
 const DefaultName = "manifest"
 
+const defaultPatience = 30 * time.Second
+
 // Config says where the files are.
 type Config struct {
-	Name string      // the Authority's. "": DefaultName
-	Dir  string      // holds the files, *.json; a mounted ConfigMap or Secret may be one
-	Log  *zap.Logger // nil: none
+	Name string // the Authority's. "": DefaultName
+	Dir  string // holds the files, *.json; a mounted ConfigMap or Secret may be one
+	// Patience is how long a question waits for the directory. 0: 30 s.
+	Patience time.Duration
+	Log      *zap.Logger // nil: none
 }
 
 // Files is a directory of manifest files, as a fetcher.Authority. It is safe for
 // concurrent use.
 type Files struct {
 	name, dir string
+	patience  time.Duration
 	log       *zap.Logger
 
-	turn  chan struct{}     // holds a token while known is read or written: a lock that a context ends
+	turn  chan struct{}     // holds a token while a question is answered, even if nobody waits for that any more
 	known map[string]*entry // by file name
 }
 
-// New checks that there is the directory. It reads no file.
+// New checks cfg. It does not look at the directory, which may hang.
 func New(cfg Config) (*Files, error) {
-	info, err := os.Stat(cfg.Dir)
-	if err == nil && !info.IsDir() {
-		err = errors.New("it is not a directory")
-	}
-	if err != nil {
-		return nil, fmt.Errorf("manifest files in %q: %w", cfg.Dir, err)
+	switch {
+	case cfg.Dir == "":
+		return nil, errors.New("manifest files: no directory")
+	case cfg.Patience < 0:
+		return nil, fmt.Errorf("manifest files in %s: patience %s may not be negative", cfg.Dir, cfg.Patience)
 	}
 	return &Files{
-		name: cmp.Or(cfg.Name, DefaultName), dir: cfg.Dir, log: cmp.Or(cfg.Log, zap.NewNop()),
+		name: cmp.Or(cfg.Name, DefaultName), dir: cfg.Dir,
+		patience: cmp.Or(cfg.Patience, defaultPatience), log: cmp.Or(cfg.Log, zap.NewNop()),
 		turn: make(chan struct{}, 1), known: map[string]*entry{},
 	}, nil
 }
@@ -56,7 +61,9 @@ func (f *Files) Name() string { return f.name }
 func (f *Files) Resolve(ctx context.Context, repo fetcher.Repo, ref fetcher.Ref, _ fetcher.Secret) (fetcher.Resolution, error) {
 	what := fmt.Sprintf("resolve %s at %s", repo, ref)
 	pinned, _ := ref.Commit()
-	found, err := f.ask(ctx, what, repo, func(h head) bool { return h.Commit == pinned || slices.Contains(h.Refs, ref) })
+	found, err := do(ctx, f, what, func(ctx context.Context) ([]entry, error) {
+		return f.ask(ctx, what, repo, func(h head) bool { return h.Commit == pinned || slices.Contains(h.Refs, ref) })
+	})
 	if err != nil {
 		return fetcher.Resolution{}, err
 	}
@@ -72,6 +79,11 @@ func (f *Files) Resolve(ctx context.Context, repo fetcher.Repo, ref fetcher.Ref,
 // Manifest is the listing of the files that are about rev.
 func (f *Files) Manifest(ctx context.Context, rev fetcher.Revision, _ fetcher.Secret) (*fetcher.Manifest, error) {
 	what := fmt.Sprintf("list the files of %s", rev)
+	return do(ctx, f, what, func(ctx context.Context) (*fetcher.Manifest, error) { return f.manifest(ctx, what, rev) })
+}
+
+// manifest is Manifest. It is called with the turn, as is ask.
+func (f *Files) manifest(ctx context.Context, what string, rev fetcher.Revision) (*fetcher.Manifest, error) {
 	found, err := f.ask(ctx, what, rev.Repo, func(h head) bool { return h.Commit == rev.Commit })
 	if err != nil {
 		return nil, err
@@ -93,14 +105,39 @@ func (f *Files) Manifest(ctx context.Context, rev fetcher.Revision, _ fetcher.Se
 	return m, nil
 }
 
-// ask returns the files, at least one, that are about repo and match, in order of name.
-func (f *Files) ask(ctx context.Context, what string, repo fetcher.Repo, match func(head) bool) ([]entry, error) {
+// do has answer answer a question when it is its turn, and waits for both until ctx ends
+// or the patience does. A file system may hang (a dead NFS server): an answer that nobody
+// waits for any more ends when the call of it returns, and keeps the turn until then. So
+// no more than one thread hangs, and whoever asks meanwhile is told the same in its time.
+func do[T any](ctx context.Context, f *Files, what string, answer func(context.Context) (T, error)) (T, error) {
+	ctx, leave := context.WithTimeoutCause(ctx, f.patience,
+		&fetcher.UnreachableError{Err: fmt.Errorf("manifest files: %s did not answer in %s", f.dir, f.patience)})
+	defer leave()
+	type said struct {
+		value T
+		err   error
+	}
+	answers := make(chan said, 1)
 	select {
 	case f.turn <- struct{}{}:
-		defer func() { <-f.turn }()
+		go func() {
+			value, err := answer(ctx)
+			<-f.turn
+			answers <- said{value, err}
+		}()
 	case <-ctx.Done():
-		return nil, fmt.Errorf("%s: %w", what, context.Cause(ctx))
 	}
+	select {
+	case a := <-answers:
+		return a.value, a.err
+	case <-ctx.Done():
+		var none T
+		return none, fmt.Errorf("%s: %w", what, context.Cause(ctx))
+	}
+}
+
+// ask returns the files, at least one, that are about repo and match, in order of name.
+func (f *Files) ask(ctx context.Context, what string, repo fetcher.Repo, match func(head) bool) ([]entry, error) {
 	if err := f.look(ctx); err != nil {
 		return nil, fmt.Errorf("%s: %w", what, err)
 	}

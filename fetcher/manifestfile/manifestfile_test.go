@@ -287,9 +287,15 @@ func TestADirectoryThatIsGoneIsUnreachable(t *testing.T) {
 	if _, err := d.Resolve(over, repoOf(t, "org/name"), refOf(t, "main"), fetcher.Secret{}); !errors.Is(err, context.Canceled) {
 		t.Errorf("after its caller's end: %v", err)
 	}
-	for _, dir := range []string{filepath.Join(d.dir, "none"), filepath.Join(d.dir, "a.json"), ""} {
-		if _, err := manifestfile.New(manifestfile.Config{Dir: dir}); err == nil {
-			t.Errorf("%q is taken for a directory", dir)
+	for _, dir := range []string{filepath.Join(d.dir, "none"), filepath.Join(d.dir, "a.json")} {
+		f := must[*manifestfile.Files](t)(manifestfile.New(manifestfile.Config{Dir: dir}))
+		if _, err := f.Resolve(t.Context(), repoOf(t, "org/name"), refOf(t, "main"), fetcher.Secret{}); !fetcher.Unreachable(err) {
+			t.Errorf("%q is taken for a directory: %v", dir, err)
+		}
+	}
+	for _, cfg := range []manifestfile.Config{{}, {Dir: d.dir, Patience: -1}} {
+		if _, err := manifestfile.New(cfg); err == nil {
+			t.Errorf("%+v is taken", cfg)
 		}
 	}
 }
