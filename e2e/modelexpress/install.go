@@ -29,6 +29,9 @@ var features = map[string]string{Newest: "tls-rustls,memory-backend", WithoutRev
 // ErrNoTools says that this machine cannot build the server.
 var ErrNoTools = errors.New("building modelexpress-server needs cargo (Rust 1.90 or newer, rustup.rs) and protoc (apt-get install protobuf-compiler)")
 
+// ErrNotAskedFor says that an older release is not there and was not asked for.
+var ErrNotAskedFor = errors.New("it is not built; MODEL_EXPRESS_TEST_OLD=1 has it built, which takes some ten minutes")
+
 // where returns where the program of a release is, or will be.
 func where(version string) (program string, there bool, err error) {
 	base, err := os.UserCacheDir()
@@ -42,11 +45,15 @@ func where(version string) (program string, there bool, err error) {
 
 // Install returns the program of a release, built if it is not in the user's cache
 // directory yet (some seven minutes on two cores), with what it does told on w. Without
-// cargo or protoc it returns ErrNoTools.
+// cargo or protoc it returns ErrNoTools, and an older release is built only if
+// $MODEL_EXPRESS_TEST_OLD asks for that.
 func Install(ctx context.Context, w io.Writer, version string) (program string, err error) {
 	program, there, err := where(version)
 	if there || err != nil {
 		return program, err
+	}
+	if version != Newest && os.Getenv("MODEL_EXPRESS_TEST_OLD") == "" {
+		return "", ErrNotAskedFor
 	}
 	dir := filepath.Dir(filepath.Dir(program))
 	base := filepath.Dir(dir)
