@@ -126,6 +126,24 @@ func TestASourceThatRestedComesFirstAgain(t *testing.T) {
 	})
 }
 
+// Trouble with one Revision is not the Source's.
+func TestASourceThatHasNotGotARevisionYetDoesNotRest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		x := newChain(t, fetcher.EngineConfig{}, many())
+		x.a.open = func(context.Context, string) error {
+			return &fetcher.UnreachableError{Err: fmt.Errorf("its download failed: %w", fetcher.ErrNotYet)}
+		}
+		if err := x.run(t.Context()); err != nil || x.bytes["a"] != 0 {
+			t.Fatalf("%v; %v", err, x.bytes)
+		}
+		x.a.open = nil
+		x.again()
+		if err := x.run(t.Context()); err != nil || x.bytes["b"] != 0 {
+			t.Errorf("%v; it was not asked first at once: %v", err, x.bytes)
+		}
+	})
+}
+
 func TestOneFileTriesASourceThatRested(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		x := newChain(t, fetcher.EngineConfig{}, many())

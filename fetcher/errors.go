@@ -22,6 +22,9 @@ var (
 	// ErrAbsent: a Source has not got these bytes, or not of this revision. It is no
 	// verdict on the file: another Source may have it.
 	ErrAbsent = errors.New("not to be had there")
+	// ErrNotYet: a Source has trouble of its own to get this Revision, or takes too long to,
+	// and is well otherwise. It comes in an UnreachableError.
+	ErrNotYet = errors.New("not to be had there yet")
 	// ErrUnreadable: what a Source or an Authority reads may not be read by this process's
 	// user. The text around it says what would help.
 	ErrUnreadable = errors.New("not readable by the agent")

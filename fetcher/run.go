@@ -115,7 +115,7 @@ func (r *run) heed(by *turn, err error) {
 	var limited *RateLimitedError
 	switch {
 	case Denied(err) || errors.Is(err, ErrInsecure) ||
-		errors.Is(err, ErrRevisionNotFound) && !errors.Is(err, ErrEntryNotFound) ||
+		errors.Is(err, ErrRevisionNotFound) && !errors.Is(err, ErrEntryNotFound) || errors.Is(err, ErrNotYet) ||
 		errors.As(err, &limited) && limited.RetryAfter > longestRateLimit:
 		r.giveUp(by.source.Name(), err)
 	case Unreachable(err) && (!by.gave.Load() || errors.Is(err, errStalled)):

@@ -175,7 +175,7 @@ func TestAFailedDownloadIsToldAndTriedAgain(t *testing.T) {
 		}
 		return nil
 	}}, modelexpress.Config{})
-	w.wantUnreachable("LICENSE", "it failed: Download failed: 429 from the Hub")
+	w.wantUnreachable("LICENSE", "its download failed: Download failed: 429 from the Hub")
 	_, err := w.read("LICENSE")
 	if err != nil {
 		t.Fatal(err)

@@ -188,7 +188,7 @@ func within(ctx context.Context, d time.Duration, late error) (context.Context, 
 
 // errOverdue says that a download takes longer than Config.Wait. Some servers are stuck for
 // good once whoever downloaded is gone.
-var errOverdue = errors.New("it still downloads")
+var errOverdue = fmt.Errorf("%w: it still downloads", fetcher.ErrNotYet)
 
 // note takes note of how asking for rev's download ended. One that is overdue is not waited
 // for again until Config.Wait after anybody last asked: it is only seen whether it is over.
@@ -236,7 +236,7 @@ func (c *Client) ensure(ctx context.Context, rev fetcher.Revision) error {
 			case err != nil:
 				return callError(asking, what, err)
 			case u.Status == modelexpresspb.ModelStatus_ERROR:
-				return unreachable("%s: it failed: %s", what, clean(u.GetMessage()))
+				return unreachable("%s: %w: its download failed: %s", what, fetcher.ErrNotYet, clean(u.GetMessage()))
 			case u.Status != modelexpresspb.ModelStatus_DOWNLOADED && c.isOverdue(rev):
 				return unreachable("%s: %w after %s", what, errOverdue, c.cfg.Wait)
 			case u.Status != modelexpresspb.ModelStatus_DOWNLOADED:
