@@ -171,8 +171,6 @@ func refuse(req Request, err error) error {
 		advice = "give the token in the Secret that nodePublishSecretRef names read permission for this repository"
 	case errors.Is(err, fetcher.ErrRevisionNotFound):
 		advice = "check the revision attribute: a branch, a tag or a full commit of this repository"
-	case errors.Is(err, ErrNoSource):
-		advice = "configure a source that has its files: a PVC or Model Express (sources:)"
 	case errors.Is(err, ErrWritable):
 		advice = "set readOnly: true in the pod's persistentVolumeClaim volume, or in the PersistentVolume's csi"
 	case errors.Is(err, ErrNothingSelected):
